@@ -1,0 +1,162 @@
+"""Frozen, typed configuration: a key that nobody reads is an error that names it.
+
+>>> Config.model_validate({"model": {"width": 64}}).model.width
+64
+>>> Config.from_json('{"model": {"wdith": 64}}')
+Traceback (most recent call last):
+...
+piano_tf.errors.ConfigError: model.wdith: got 64; extra inputs are not permitted
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import pydantic
+
+from piano_tf.errors import ConfigError
+
+_Frozen = TypeVar("_Frozen", bound="Frozen")
+
+
+class Frozen(pydantic.BaseModel):
+    """Base of everything configured: immutable, typed, no unknown keys, exact as JSON."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def from_json(cls: type[_Frozen], text: str | bytes) -> _Frozen:
+        """Reads JSON text.
+
+        Raises:
+          ConfigError: One sentence that names the key, the value and what was expected.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_first_fault(error)) from error
+
+    @classmethod
+    def load(cls: type[_Frozen], path: str | Path) -> _Frozen:
+        """Reads a JSON file.
+
+        Raises:
+          ConfigError: The file is missing or does not hold this configuration.
+        """
+        try:
+            return cls.from_json(Path(path).read_bytes())
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such file; expected JSON of {cls.__name__}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def _first_fault(error: pydantic.ValidationError) -> str:
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    if not key:
+        return message
+    return f"{key}: got {fault['input']!r}; {message}"
+
+
+class EncodingConfig(Frozen):
+    """How raw columns become numbers, the same in Keras, in Transform and in the exported model.
+
+    Attributes:
+      query_length: Tokens kept of a query, from its start.
+      history_length: Entries kept of a listener's history, from the newest.
+      vocabulary_size: Values kept per vocabulary, the most frequent first; None keeps all.
+      oov_buckets: Hash buckets per vocabulary that share the values never seen in training.
+    """
+
+    query_length: int = pydantic.Field(default=8, ge=1)
+    history_length: int = pydantic.Field(default=50, ge=1)
+    vocabulary_size: int | None = pydantic.Field(default=None, ge=1)
+    oov_buckets: int = pydantic.Field(default=8, ge=1)
+
+
+class ModelConfig(Frozen):
+    """Which re-ranker, and its size.
+
+    Attributes:
+      name: A name in `piano_tf.models.REGISTRY`.
+      width: D, the width of every vector inside the model.
+      heads: Attention heads; must divide `width`.
+      blocks: L, self-attention blocks over the list.
+      dropout: Share of units dropped in training.
+      max_rank: Initial ranks from this one on share one position embedding.
+    """
+
+    name: str = "piano"
+    width: int = pydantic.Field(default=32, ge=1)
+    heads: int = pydantic.Field(default=4, ge=1)
+    blocks: int = pydantic.Field(default=2, ge=1)
+    dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
+    max_rank: int = pydantic.Field(default=200, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LossConfig(Frozen):
+    """Weights of `piano_tf.losses.RerankingLoss` (the mix is ours; see its docstring).
+
+    Attributes:
+      listwise: Name of a TF-Ranking loss, for example `softmax_loss` or `approx_ndcg_loss`.
+      conversion: w_v, weight of the listwise loss on conversion; that on click weighs 1.
+      calibration: w_c, weight of the two per-item cross-entropies.
+      list_level: w_l, weight of the two list-level cross-entropies.
+      consistency: w_k, weight of the squared difference between P(list click) and 1 - prod(1 - p).
+      list_target: `any` (at least one in the list) or `rate` (share of the shown items).
+    """
+
+    listwise: str = "softmax_loss"
+    conversion: float = pydantic.Field(default=1.0, ge=0.0)
+    calibration: float = pydantic.Field(default=1.0, ge=0.0)
+    list_level: float = pydantic.Field(default=0.5, ge=0.0)
+    consistency: float = pydantic.Field(default=0.0, ge=0.0)
+    list_target: Literal["any", "rate"] = "any"
+
+
+class TrainingConfig(Frozen):
+    """How long and how fast to learn.
+
+    Attributes:
+      batch_size: Lists per step.
+      epochs: Most passes over the training split.
+      learning_rate: Adam's step size.
+      patience: Epochs without a better validation NDCG@10 before training stops.
+      seed: Of initialisation, shuffling and dropout.
+    """
+
+    batch_size: int = pydantic.Field(default=128, ge=1)
+    epochs: int = pydantic.Field(default=10, ge=1)
+    learning_rate: float = pydantic.Field(default=1e-3, ge=0.0)
+    patience: int = pydantic.Field(default=2, ge=1)
+    seed: int = 0
+
+
+class ScoreConfig(Frozen):
+    """The ranking score a * log p(click) + b * log p(conversion | click).
+
+    Attributes:
+      click: a.
+      conversion: b.
+    """
+
+    click: float = 1.0
+    conversion: float = 1.0
+
+
+class Config(Frozen):
+    """Everything that shapes a trained re-ranker, beside its log."""
+
+    encoding: EncodingConfig = EncodingConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()

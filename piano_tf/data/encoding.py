@@ -1,0 +1,287 @@
+"""The one definition of how raw columns become model inputs.
+
+`encode` holds it. What it learns from data (vocabularies, means) comes through `Tables`: a script
+fits them with `Encoder.fit`, the pipeline with tf.Transform; the rest is the same code.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from piano_tf import features
+from piano_tf.config import EncodingConfig
+from piano_tf.data.logs import read_batches, read_spec, split_files
+from piano_tf.features import Axis, FeatureSpec, InputSpec
+from piano_tf.masks import mask_of
+
+Batch = dict[str, tf.Tensor]
+
+# Scripts written without spaces: each character is a token of its own.
+_UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
+_SEPARATORS = r"[\p{Z}\p{P}\p{C}]+"
+
+
+class Tables(Protocol):
+    """What encoding learns from the training split, by table name (`Column.table`)."""
+
+    def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
+        """int64 ids from 0, of any shape; unseen strings fall into the hash buckets at the end."""
+
+    def moments(self, table: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """float32 scalars: mean and standard deviation of `compress`ed values."""
+
+
+class Encoding(Protocol):
+    """What `encode` must know of the inputs; an `InputSpec` is one, before its vocabularies too."""
+
+    @property
+    def features(self) -> FeatureSpec: ...
+    @property
+    def encoding(self) -> EncodingConfig: ...
+
+
+def tokens(queries: tf.Tensor) -> tf.RaggedTensor:
+    """Splits queries into lower-case tokens, with TensorFlow's own string operations.
+
+    Words where the script has spaces, characters where it has none [ours].
+
+    Args:
+      queries: [n] strings, UTF-8.
+
+    Returns:
+      [n, (tokens)] strings.
+
+    >>> tokens(tf.constant(["Café-del Mar", "宇多田 live", ""])).to_list()
+    [[b'caf\\xc3\\xa9', b'del', b'mar'], [b'\\xe5\\xae\\x87', b'\\xe5\\xa4\\x9a', b'\\xe7\\x94\\xb0', b'live'], []]
+    """  # noqa: E501
+    # Bytes that are not UTF-8 would stop `lower`; they become U+FFFD, which separates words.
+    text = tf.strings.unicode_transcode(queries, "UTF-8", "UTF-8", errors="replace")
+    text = tf.strings.lower(text, encoding="utf-8")
+    text = tf.strings.regex_replace(text, _UNSPACED, r" \1 ")
+    text = tf.strings.regex_replace(text, _SEPARATORS, " ")
+    return tf.strings.split(text)
+
+
+def compress(values: tf.Tensor) -> tf.Tensor:
+    """sign(x) log(1 + |x|): counts and prices have long tails [ours].
+
+    >>> compress(tf.constant([-1.0, 0.0])).numpy() == np.float32([-np.log(2), 0])
+    array([ True,  True])
+    """
+    return tf.sign(values) * tf.math.log1p(tf.abs(values))
+
+
+def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Batch:
+    """Raw columns of a batch to model inputs.
+
+    Args:
+      raw: Column name -> [B], [B, N] or [B, H]; strings padded with "", numbers with 0.
+      inputs: The dataset's columns and the encoding configuration.
+      tables: Vocabularies and moments.
+
+    Returns:
+      The same names -> int64 ids (0 pads) or standardised float32 (0 pads); `query` [B, T],
+      `history_query` [B, H, T]; `history_action` 1 for a click and 2 for a conversion;
+      `history_age` in days. At most `history_length` entries of history are kept.
+    """
+    length = inputs.encoding.query_length
+    encoded = {}
+    for column in inputs.features.columns(labels=False):
+        if column.name in ("list_id", "timestamp"):
+            continue
+        values = raw[column.name]
+        mask = None if column.axis is Axis.LIST else mask_of(raw, column.axis)
+        if mask is not None and column.axis is Axis.HISTORY:
+            kept = inputs.encoding.history_length
+            values, mask = values[:, :kept], mask[:, :kept]
+        if column.table == "query":
+            result = _token_ids(values, length, tables)
+        elif column.name == "history_action":
+            result = sum(
+                tf.cast(values == action, tf.int64) * number
+                for number, action in enumerate(features.ACTIONS, start=1)
+            )
+        elif not column.table:
+            result = values
+        elif column.type == "string":
+            result = tables.ids(column.table, values) + 1
+        else:
+            mean, deviation = tables.moments(column.table)
+            result = (compress(values) - mean) / deviation
+        if mask is not None:
+            real = mask[..., tf.newaxis] if column.table == "query" else mask
+            result = tf.where(real, result, tf.zeros_like(result))
+        encoded[column.name] = result
+    return encoded
+
+
+def _token_ids(queries: tf.Tensor, length: int, tables: Tables) -> tf.Tensor:
+    """[..] strings to [.., length] ids, 0 where a query has fewer tokens."""
+    found = tokens(tf.reshape(queries, [-1])).to_tensor("", shape=[None, length])
+    ids = tf.where(found == "", tf.constant(0, tf.int64), tables.ids("query", found) + 1)
+    return tf.reshape(ids, tf.concat([tf.shape(queries), [length]], axis=0))
+
+
+class Encoder(tf.Module):
+    """Encoding with vocabularies and moments held in memory: callable on a raw batch.
+
+    Args:
+      features: The dataset's columns.
+      encoding: The encoding configuration.
+      vocabularies: Vocabulary name -> its strings, the most frequent first.
+      moments: Name -> (mean, standard deviation) of compressed values.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        encoding: EncodingConfig,
+        vocabularies: Mapping[str, list[str]],
+        moments: Mapping[str, tuple[float, float]],
+    ) -> None:
+        super().__init__(name="encoder")
+        self.features = features
+        self.encoding = encoding
+        self._vocabularies = {name: list(strings) for name, strings in vocabularies.items()}
+        self._moments = dict(moments)
+        # The same hashing into the same buckets as tft.apply_vocabulary.
+        self._lookups = {
+            name: tf.lookup.StaticVocabularyTable(
+                tf.lookup.KeyValueTensorInitializer(
+                    tf.constant(strings, tf.string), tf.range(len(strings), dtype=tf.int64)
+                ),
+                num_oov_buckets=encoding.oov_buckets,
+            )
+            for name, strings in self._vocabularies.items()
+        }
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What a model over these inputs must know."""
+        oov = self.encoding.oov_buckets
+        return InputSpec(
+            features=self.features,
+            encoding=self.encoding,
+            rows={name: 1 + len(strings) + oov for name, strings in self._vocabularies.items()},
+        )
+
+    def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
+        return self._lookups[table].lookup(values)
+
+    def moments(self, table: str) -> tuple[tf.Tensor, tf.Tensor]:
+        mean, deviation = self._moments[table]
+        return tf.constant(mean, tf.float32), tf.constant(deviation, tf.float32)
+
+    def __call__(self, raw: Mapping[str, tf.Tensor]) -> Batch:
+        return encode(raw, self, self)
+
+    @classmethod
+    def fit(
+        cls,
+        log_dir: Path,
+        encoding: EncodingConfig | None = None,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Encoder:
+        """Learns vocabularies and moments from the training split of a log, batch by batch.
+
+        Args:
+          log_dir: A folder written by `piano logs`.
+          encoding: The encoding configuration.
+          progress: Called with the number of lists after each batch.
+        """
+        encoding = encoding or EncodingConfig()
+        spec = read_spec(log_dir)
+        counts = {name: collections.Counter[str]() for name in spec.tables("string")}
+        sums = {name: np.zeros(3) for name in spec.tables("float")}
+        for batch in read_batches(split_files(log_dir, "train")):
+            for name, columns in spec.tables("string").items():
+                for column in columns:
+                    counts[name].update(_counted(_values(batch, column), tokenise=name == "query"))
+            for name, columns in spec.tables("float").items():
+                for column in columns:
+                    values = _values(batch, column).to_numpy(zero_copy_only=False)
+                    x = compress(tf.constant(values)).numpy().astype(np.float64)
+                    sums[name] += (x.size, x.sum(), np.square(x).sum())
+            if progress is not None:
+                progress(batch.num_rows)
+        vocabularies = {
+            name: _most_frequent(counter, encoding.vocabulary_size)
+            for name, counter in counts.items()
+        }
+        moments = {name: _moments_of(*total) for name, total in sums.items()}
+        return cls(spec, encoding, vocabularies, moments)
+
+    def save(self, path: Path) -> None:
+        """Writes everything as one JSON file."""
+        Path(path).write_text(
+            json.dumps(
+                {
+                    "features": self.features.model_dump(mode="json"),
+                    "encoding": self.encoding.model_dump(mode="json"),
+                    "vocabularies": self._vocabularies,
+                    "moments": self._moments,
+                },
+                ensure_ascii=False,
+            ),
+            encoding="utf-8",
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Encoder:
+        """Reads what `save` wrote."""
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(
+            FeatureSpec.model_validate(saved["features"]),
+            EncodingConfig.model_validate(saved["encoding"]),
+            saved["vocabularies"],
+            saved["moments"],
+        )
+
+
+def _values(batch: pa.RecordBatch, column: features.Column) -> pa.Array:
+    array = batch.column(batch.schema.get_field_index(column.name))
+    return array if column.axis is Axis.LIST else array.flatten()
+
+
+def _counted(values: pa.Array, *, tokenise: bool) -> dict[str, int]:
+    """String -> how often; of a query, its tokens."""
+    found = pc.value_counts(values)
+    strings, numbers = found.field("values").to_pylist(), found.field("counts").to_pylist()
+    if not tokenise:
+        return dict(zip(strings, numbers, strict=True))
+    split = collections.Counter[str]()
+    rows = tokens(tf.constant(strings, tf.string)).to_list()
+    for row, number in zip(rows, numbers, strict=True):
+        for token in row:
+            split[token.decode()] += number
+    return split
+
+
+def _most_frequent(counter: collections.Counter[str], size: int | None) -> list[str]:
+    """In the order of tft.vocabulary: by count, then by bytes, both descending; no line breaks."""
+    kept = [
+        (number, string.encode())
+        for string, number in counter.items()
+        if string and "\n" not in string and "\r" not in string
+    ]
+    kept.sort(reverse=True)
+    return [string.decode() for _, string in kept[:size]]
+
+
+def _moments_of(count: float, total: float, squares: float) -> tuple[float, float]:
+    """Mean and standard deviation; 0 and 1 where there is nothing to divide by."""
+    if count == 0:
+        return 0.0, 1.0
+    mean = total / count
+    variance = max(squares / count - mean * mean, 0.0)
+    return mean, float(np.sqrt(variance)) or 1.0

@@ -1,0 +1,197 @@
+"""A log on disk: Parquet files of shown lists in `train/`, `validation/` and `test/`, and its spec.
+
+Lists pass through a batch at a time, so that memory does not grow with the log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from piano_tf.data.list_index import ListIndex
+from piano_tf.data.source import Source
+from piano_tf.data.splits import Cuts, SplitRule, require_all
+from piano_tf.data.validation import checked
+from piano_tf.errors import LogError, PianoError
+from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
+
+_BATCH_ROWS = 2048
+_PART = "part-00000.parquet"
+_REPLACED = ".replaced"
+
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSummary:
+    """What was written or checked.
+
+    Attributes:
+      lists: Split -> number of lists.
+    """
+
+    lists: dict[str, int]
+
+
+def read_spec(log_dir: Path) -> FeatureSpec:
+    """The feature spec beside the splits of a log."""
+    return FeatureSpec.load(Path(log_dir) / SPEC_FILE)
+
+
+def split_files(log_dir: Path, split: str) -> list[Path]:
+    """The Parquet files of a split, in order.
+
+    Raises:
+      LogError: There are none.
+    """
+    files = sorted((Path(log_dir) / split).glob("*.parquet"))
+    if not files:
+        raise LogError("expected *.parquet files", source=str(Path(log_dir) / split))
+    return files
+
+
+def read_batches(
+    files: Sequence[Path], *, columns: Sequence[str] | None = None, rows: int = _BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Reads Parquet files a batch at a time.
+
+    Args:
+      files: In the order in which to read.
+      columns: Names of the columns to read; all by default.
+      rows: At most this many lists a batch.
+
+    Raises:
+      LogError: A file is not Parquet, or truncated.
+    """
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as parquet:
+                yield from parquet.iter_batches(batch_size=rows, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
+
+
+def write_log(
+    source: Source,
+    output: Path,
+    rule: SplitRule,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> LogSummary:
+    """Checks, splits by time and writes lists; on any fault nothing is left at `output`.
+
+    Args:
+      source: The lists.
+      output: Folder to make.
+      rule: Where to cut.
+      overwrite: Whether an existing log at `output` may be replaced.
+      progress: Called with the number of lists after each batch taken in.
+
+    Raises:
+      LogError: A list breaks the contract.
+      PianoError: `output` exists, or a split would be empty.
+    """
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise PianoError(f"{output} exists already; choose another output, or --overwrite")
+    if output.exists() and not (output / SPEC_FILE).exists() and any(output.iterdir()):
+        raise PianoError(f"{output} exists and is not a log (no {SPEC_FILE}); not overwritten")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        counts = _write_splits(source, partial, rule, progress)
+        require_all(counts)
+        (partial / SPEC_FILE).write_text(source.spec.model_dump_json(indent=2) + "\n")
+        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        if output.exists():
+            output.rename(partial / _REPLACED)
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(output / _REPLACED, ignore_errors=True)
+    return LogSummary(counts)
+
+
+def _write_splits(
+    source: Source, folder: Path, rule: SplitRule, progress: Progress | None
+) -> dict[str, int]:
+    """Two passes: where to cut by share is known only when every list has been seen."""
+    schema = source.spec.arrow_schema
+    staged = folder / "staged.parquet"
+    index_file = folder / "lists.sqlite"
+    with ListIndex(index_file) as index:
+        with pq.ParquetWriter(staged, schema) as writer:
+            for batch in checked(source.batches, source.spec):
+                index.add(batch)
+                writer.write_batch(batch)
+                if progress is not None:
+                    progress(batch.num_rows)
+        if not len(index):
+            raise PianoError("the source has no lists")
+        cuts = rule.cuts(index)
+
+    writers = {}
+    for split in SPLITS:
+        (folder / split).mkdir()
+        writers[split] = pq.ParquetWriter(folder / split / _PART, schema)
+    counts = dict.fromkeys(SPLITS, 0)
+    for batch in read_batches([staged]):
+        for split, part in _cut(batch, cuts):
+            writers[split].write_batch(part)
+            counts[split] += part.num_rows
+    for writer in writers.values():
+        writer.close()
+    staged.unlink()
+    index_file.unlink()
+    return counts
+
+
+def _cut(batch: pa.RecordBatch, cuts: Cuts) -> Iterator[tuple[str, pa.RecordBatch]]:
+    where = cuts.split_of(batch.column("timestamp").to_numpy())
+    for number, split in enumerate(SPLITS):
+        rows = np.flatnonzero(where == number)
+        if rows.size:
+            yield split, batch.take(pa.array(rows))
+
+
+def check_log(log_dir: Path) -> LogSummary:
+    """Checks a whole log, as written by anyone: every list, ids across splits, and the cut in time.
+
+    Raises:
+      LogError: At the first fault.
+    """
+    log_dir = Path(log_dir)
+    spec = read_spec(log_dir)
+    counts = dict.fromkeys(SPLITS, 0)
+    latest: int | None = None
+    with tempfile.TemporaryDirectory() as scratch, ListIndex(Path(scratch) / "lists") as index:
+        for split in SPLITS:
+            first, last = None, None
+            for file in split_files(log_dir, split):
+                row = 0
+                for batch in checked(read_batches([file]), spec, source=str(file)):
+                    index.add(batch, first_row=row, source=str(file))
+                    times = batch.column("timestamp").to_numpy()
+                    first = times.min() if first is None else min(first, times.min())
+                    last = times.max() if last is None else max(last, times.max())
+                    row += batch.num_rows
+                counts[split] += row
+            if latest is not None and first is not None and first <= latest:
+                raise LogError(
+                    f"got a list at {first} s, expected all lists later than those of the split "
+                    f"before it (until {latest} s)",
+                    column="timestamp",
+                    source=str(log_dir / split),
+                )
+            latest = last if last is not None else latest
+    require_all(counts)
+    return LogSummary(counts)

@@ -1,0 +1,34 @@
+"""Adapter for a team's own logs: Parquet files that already have the contract's columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from piano_tf.data.logs import read_batches
+from piano_tf.data.source import Source
+from piano_tf.errors import LogError
+from piano_tf.features import SPEC_FILE, FeatureSpec
+
+
+def read(input_dir: Path) -> Source:
+    """Reads every `*.parquet` of a folder, with the feature spec `features.json` beside them.
+
+    Args:
+      input_dir: The folder; its files are read in the order of their names.
+
+    Raises:
+      LogError: There are no files, or one is not Parquet.
+      ConfigError: The spec is missing or wrong.
+    """
+    input_dir = Path(input_dir)
+    spec = FeatureSpec.load(input_dir / SPEC_FILE)
+    files = sorted(input_dir.glob("*.parquet"))
+    if not files:
+        raise LogError("expected *.parquet files", source=str(input_dir))
+    try:
+        total = sum(pq.read_metadata(file).num_rows for file in files)
+    except (OSError, ValueError) as error:
+        raise LogError(f"cannot be read as Parquet ({error})", source=str(input_dir)) from error
+    return Source(spec, read_batches(files), total)

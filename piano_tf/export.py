@@ -1,0 +1,149 @@
+"""A fitted re-ranker as a SavedModel that takes raw columns."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tensorflow as tf
+
+from piano_tf.config import Config, Frozen, ScoreConfig
+from piano_tf.data.batches import raw_specs
+from piano_tf.errors import PianoError
+from piano_tf.features import Axis, FeatureSpec, InputSpec
+from piano_tf.masks import mask_of
+from piano_tf.models import Reranker
+from piano_tf.rerank import order_of, score
+
+CARD_FILE = Path("assets.extra") / "reranker.json"
+
+Tensors = Mapping[str, tf.Tensor]
+
+
+class ModelCard(Frozen):
+    """What was exported; written beside the SavedModel as `assets.extra/reranker.json`.
+
+    Attributes:
+      inputs: Columns and vocabulary sizes.
+      config: The configuration it was trained with.
+      score: a and b of the ranking score.
+    """
+
+    inputs: InputSpec
+    config: Config
+    score: ScoreConfig
+
+
+class ServingModule(tf.Module):
+    """Raw columns to predictions and an order, with the signatures of TensorFlow Serving.
+
+    Args:
+      model: Trained.
+      encode: Raw padded columns to model inputs; a `tf.Module` or layer, so that its tables are
+        saved along.
+      features: The raw columns.
+      weights: a and b of the ranking score.
+    """
+
+    def __init__(
+        self,
+        model: Reranker,
+        encode: Callable[[Tensors], Tensors],
+        features: FeatureSpec,
+        weights: ScoreConfig,
+    ) -> None:
+        super().__init__(name="piano")
+        self.model = model
+        self.encode = encode
+        self._features = features
+        self._weights = weights
+        # One trace for both signatures, so that they cannot differ.
+        self._predict = tf.function(self._answer, input_signature=[self._specs()])
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Signature name -> function.
+
+        `serving_default` takes every column as a padded tensor, `serve_examples` serialized
+        tf.Examples as `examples` [B]. Both return `score`, `click`, `conversion` [B, N]
+        (probabilities; 0 and the lowest score at padding), `order` [B, N] (candidate indices, best
+        first, padding last), `list_click` and `list_conversion` [B] (probabilities).
+        """
+
+        @tf.function
+        def serving_default(**columns: tf.Tensor) -> Tensors:
+            return self._predict(columns)
+
+        @tf.function
+        def serve_examples(examples: tf.Tensor) -> Tensors:
+            return self._predict(parse_examples(examples, self._features))
+
+        serialized = tf.TensorSpec([None], tf.string, name="examples")
+        return {
+            "serving_default": serving_default.get_concrete_function(**self._specs()),
+            "serve_examples": serve_examples.get_concrete_function(examples=serialized),
+        }
+
+    def _specs(self) -> dict[str, tf.TensorSpec]:
+        return raw_specs(self._features, labels=False)
+
+    def _answer(self, columns: Tensors) -> Tensors:
+        outputs = self.model(self.encode(columns), training=False)
+        mask = mask_of(columns, Axis.ITEM)
+        scores = score(outputs, self._weights)
+        return {
+            "score": tf.where(mask, scores, scores.dtype.min),
+            "click": tf.where(mask, tf.sigmoid(outputs["click"]), 0.0),
+            "conversion": tf.where(mask, tf.sigmoid(outputs["conversion"]), 0.0),
+            "order": order_of(scores, mask),
+            "list_click": tf.sigmoid(outputs["list_click"]),
+            "list_conversion": tf.sigmoid(outputs["list_conversion"]),
+        }
+
+
+def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf.Tensor]:
+    """Serialized tf.Examples [B] with the columns of a log (labels may be absent), padded."""
+    specs = raw_specs(features, labels=False)
+    scalars = {name for name, spec in specs.items() if spec.shape.rank == 1}
+    parsed = tf.io.parse_example(
+        serialized,
+        {
+            name: tf.io.FixedLenFeature([], spec.dtype)
+            if name in scalars
+            else tf.io.VarLenFeature(spec.dtype)
+            for name, spec in specs.items()
+        },
+    )
+    return {
+        name: values if name in scalars else tf.sparse.to_dense(values)
+        for name, values in parsed.items()
+    }
+
+
+def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
+    """Writes a SavedModel with its card; nothing half-written is ever at `path`.
+
+    Args:
+      module: What to save.
+      card: What to say of it.
+      path: Folder to make; its parent is made too.
+
+    Raises:
+      PianoError: `path` exists.
+    """
+    path = Path(path)
+    if path.exists() and any(path.iterdir()):
+        raise PianoError(f"{path} exists already; a version of a model is never overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        tf.saved_model.save(module, str(partial), signatures=module.signatures())
+        (partial / CARD_FILE).parent.mkdir(exist_ok=True)
+        (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
+        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return path

@@ -1,0 +1,67 @@
+"""Click and conversion as one chain over everything shown, in log space throughout."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def entire_space_logit(click: tf.Tensor, conversion_given_click: tf.Tensor) -> tf.Tensor:
+    """Logit of P(click and conversion) = P(click) P(conversion | click) (ESMM, arXiv 1804.07931).
+
+    log p = log sigmoid(a) + log sigmoid(b); logit = log p - log(1 - p), where
+    1 - p = (e^-a + e^-b + e^-(a+b)) p, so that logit = -log(e^-a + e^-b + e^-(a+b)): no
+    probability is formed, and nothing overflows.
+
+    Args:
+      click: [...] logit a.
+      conversion_given_click: [...] logit b.
+
+    Returns:
+      [...] logits, never above `click`.
+
+    >>> entire_space_logit(tf.constant(0.0), tf.constant(0.0)).numpy() == -np.log(np.float32(3))
+    True
+    """
+    a, b = -click, -conversion_given_click
+    return -tf.reduce_logsumexp(tf.stack([a, b, a + b]), axis=0)
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class EntireSpaceHead(tf.keras.layers.Layer):
+    """A click logit and an entire-space conversion logit from each vector.
+
+    Each of the two logits has a hidden layer of its own [ours]. float32 whatever the policy, for
+    probabilities near 0 and 1 leave the range of half precision.
+
+    Args:
+      units: Width of the hidden layers.
+    """
+
+    def __init__(self, units: int, **kwargs) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.units = units
+        layers = tf.keras.layers
+        self.click_hidden = layers.Dense(units, "relu", name="click_hidden", dtype="float32")
+        self.click = layers.Dense(1, name="click", dtype="float32")
+        self.conversion_hidden = layers.Dense(
+            units, "relu", name="conversion_hidden", dtype="float32"
+        )
+        self.conversion_given_click = layers.Dense(
+            1, name="conversion_given_click", dtype="float32"
+        )
+
+    def call(self, vectors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Predicts.
+
+        Args:
+          vectors: [..., D].
+
+        Returns:
+          Logits [...] of click, and of click and conversion.
+        """
+        click = tf.squeeze(self.click(self.click_hidden(vectors)), axis=-1)
+        given = tf.squeeze(self.conversion_given_click(self.conversion_hidden(vectors)), axis=-1)
+        return click, entire_space_logit(click, given)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "units": self.units}

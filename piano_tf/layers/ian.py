@@ -1,0 +1,55 @@
+"""IAN: a token that reads the whole list, predicts for it, and conditions every item."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from piano_tf.layers.entire_space import EntireSpaceHead
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class InformationAggregationNode(tf.keras.layers.Layer):
+    """The list token's start, its predictions, and its influence on the items.
+
+    IAN_0 = w_IAN + W_p p enters the list encoder as the first entry; z_0 leaves it. From z_0:
+    list click and, by the entire-space chain, list conversion; and FiLM on the items,
+    z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0.
+
+    Known of PIANO (arXiv 2606.16641): a [CLS]-style token that predicts the list's click and
+    conversion and conditions the items; RankFormer (arXiv 2306.05808) is the nearest published
+    relative. FiLM and the chain for the list are ours.
+
+    Args:
+      units: D, width of the vectors.
+    """
+
+    def __init__(self, units: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.token = self.add_weight("token", [units], initializer="glorot_uniform")
+        self.from_interest = tf.keras.layers.Dense(units, use_bias=False, name="from_interest")
+        self.scale = tf.keras.layers.Dense(units, "tanh", use_bias=False, name="scale")
+        self.shift = tf.keras.layers.Dense(units, use_bias=False, name="shift")
+        self.head = EntireSpaceHead(units, name="head")
+
+    def start(self, interest: tf.Tensor) -> tf.Tensor:
+        """IAN_0 [B, D] from the refined interest p [B, D]."""
+        return tf.cast(self.token, self.compute_dtype) + self.from_interest(interest)
+
+    def call(
+        self, node: tf.Tensor, items: tf.Tensor
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+        """Predicts for the list and conditions its items.
+
+        Args:
+          node: [B, D] z_0.
+          items: [B, N, D] z_i.
+
+        Returns:
+          Conditioned items [B, N, D], and logits [B] of list click and of list conversion.
+        """
+        scale = 1 + self.scale(node)[:, tf.newaxis]
+        return items * scale + self.shift(node)[:, tf.newaxis], self.head(node)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "units": self.units}

@@ -1,0 +1,44 @@
+"""e(q): a query as one vector."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class QueryEncoder(tf.keras.layers.Layer):
+    """Mean of the embeddings of a query's real tokens [ours]; current and past queries share it.
+
+    e(q) = sum_t E[q_t] / max(1, number of real tokens). An empty query is the zero vector.
+
+    Args:
+      rows: Rows of the embedding table, padding (id 0) included.
+      units: D, width of the result.
+
+    >>> layer = QueryEncoder(rows=5, units=2)
+    >>> layer(tf.constant([[1, 2, 0], [0, 0, 0]])).numpy()[1]
+    array([0., 0.], dtype=float32)
+    """
+
+    def __init__(self, rows: int, units: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows
+        self.units = units
+        self.embedding = tf.keras.layers.Embedding(rows, units, name="token")
+
+    def call(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Encodes queries.
+
+        Args:
+          tokens: [..., T] token ids, 0 pads.
+
+        Returns:
+          [..., D].
+        """
+        vectors = self.embedding(tokens)
+        real = tf.cast(tokens != 0, vectors.dtype)[..., tf.newaxis]
+        count = tf.maximum(tf.reduce_sum(real, axis=-2), 1)
+        return tf.reduce_sum(vectors * real, axis=-2) / count
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rows": self.rows, "units": self.units}

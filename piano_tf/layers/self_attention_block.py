@@ -1,0 +1,71 @@
+"""A Transformer encoder block over a masked list."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class SelfAttentionBlock(tf.keras.layers.Layer):
+    """Multi-head self-attention and a two-layer network, each with a residual.
+
+    Pre-norm: x + f(LayerNorm(x)); post-norm, as in the first Transformer and in PRM:
+    LayerNorm(x + f(x)).
+
+    Args:
+      units: D, width of the vectors; the network's hidden layer has 4 D.
+      heads: Attention heads; divides `units`.
+      dropout: Share of units dropped in training.
+      pre_norm: Where the normalisation stands.
+    """
+
+    def __init__(
+        self, units: int, heads: int, dropout: float = 0.0, pre_norm: bool = True, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        if units % heads:
+            raise ValueError(f"units {units} is not a multiple of heads {heads}")
+        self.units = units
+        self.heads = heads
+        self.rate = dropout
+        self.pre_norm = pre_norm
+        layers = tf.keras.layers
+        self.attention = layers.MultiHeadAttention(
+            heads, units // heads, dropout=dropout, name="attention"
+        )
+        self.hidden = layers.Dense(4 * units, activation="relu", name="hidden")
+        self.output_projection = layers.Dense(units, name="output")
+        self.attention_norm = layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.network_norm = layers.LayerNormalization(epsilon=1e-6, name="network_norm")
+        self.dropout = layers.Dropout(dropout)
+
+    def call(self, vectors: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Lets the entries of each list see one another.
+
+        Args:
+          vectors: [B, S, D].
+          mask: [B, S] boolean, True = real; nothing attends to the rest.
+          training: Whether dropout is on.
+
+        Returns:
+          [B, S, D]; what stands at padding means nothing.
+        """
+        seen = mask[:, tf.newaxis, :]
+        x = self.attention_norm(vectors) if self.pre_norm else vectors
+        x = self.attention(x, x, attention_mask=seen, training=training)
+        x = vectors + self.dropout(x, training=training)
+        if not self.pre_norm:
+            x = self.attention_norm(x)
+        y = self.network_norm(x) if self.pre_norm else x
+        y = self.output_projection(self.hidden(y))
+        y = x + self.dropout(y, training=training)
+        return y if self.pre_norm else self.network_norm(y)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "heads": self.heads,
+            "dropout": self.rate,
+            "pre_norm": self.pre_norm,
+        }

@@ -1,0 +1,126 @@
+"""What a re-ranker learns from: TF-Ranking's listwise losses, calibration, and list losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tensorflow_ranking as tfr
+
+from piano_tf.config import LossConfig
+from piano_tf.errors import ConfigError
+
+Tensors = Mapping[str, tf.Tensor]
+
+# TF-Ranking's losses that compare items of one list, so that only differences of logits count.
+LISTWISE = (
+    "softmax_loss",
+    "unique_softmax_loss",
+    "list_mle_loss",
+    "approx_ndcg_loss",
+    "approx_mrr_loss",
+    "pairwise_logistic_loss",
+    "pairwise_hinge_loss",
+)
+
+
+def listwise_loss(name: str, labels: tf.Tensor, logits: tf.Tensor, *, mask: tf.Tensor) -> tf.Tensor:
+    """A TF-Ranking loss over lists, averaged over the batch's lists.
+
+    Args:
+      name: One of `LISTWISE`.
+      labels: [B, N] relevance, >= 0.
+      logits: [B, N].
+      mask: [B, N] boolean, True = real.
+
+    Returns:
+      Scalar; 0 where no list has a positive.
+
+    >>> logits = tf.constant([[1.0, 2.0, 99.0]])
+    >>> loss = listwise_loss(
+    ...     "softmax_loss",
+    ...     tf.constant([[1.0, 0.0, 0.0]]),
+    ...     logits,
+    ...     mask=tf.constant([[True, True, False]]),
+    ... )
+    >>> bool(abs(loss - np.log(1 + np.e)) < 1e-6)
+    True
+    """
+    if name not in LISTWISE:
+        raise ConfigError(f"loss.listwise: got {name!r}, expected one of {', '.join(LISTWISE)}")
+    lowest = logits.dtype.min
+    top = tf.reduce_max(tf.where(mask, logits, lowest), axis=1, keepdims=True)
+    # TF-Ranking gives padding the logit log(1e-10). With each list's largest at 0 that is nothing,
+    # however small the list's own logits are.
+    shifted = tf.where(mask, logits - tf.stop_gradient(top), 0.0)
+    # The one place, beside the metrics, where a label of -1 stands for padding.
+    return tfr.keras.losses.get(name)(tf.where(mask, labels, -1.0), shifted)
+
+
+def _mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean over real entries; 0 where there are none."""
+    total = tf.reduce_sum(tf.where(mask, values, 0.0))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(mask, values.dtype)))
+
+
+def list_targets(labels: tf.Tensor, mask: tf.Tensor, kind: str) -> tf.Tensor:
+    """What a list-level output should be.
+
+    Args:
+      labels: [B, N] 0 or 1.
+      mask: [B, N] boolean, True = real.
+      kind: `any`, at least one positive; `rate`, the share of positives.
+
+    Returns:
+      [B] in [0, 1]; 0 for an empty list.
+    """
+    labels = tf.where(mask, labels, 0.0)
+    if kind == "any":
+        return tf.reduce_max(labels, axis=1, keepdims=False)
+    shown = tf.reduce_sum(tf.cast(mask, labels.dtype), axis=1)
+    return tf.math.divide_no_nan(tf.reduce_sum(labels, axis=1), shown)
+
+
+class RerankingLoss:
+    """Listwise(click) + w_v listwise(conversion) + w_c calibration + w_l lists + w_k consistency.
+
+    Calibration is the sigmoid cross-entropy of every shown item's click and conversion; the list
+    term is that of the two list-level outputs; consistency is (P(list click) - (1 - prod_i (1 -
+    p_i)))^2. The mix is ours; a list-level loss beside the item loss is known of PIANO
+    (arXiv 2606.16641) and RankFormer (arXiv 2306.05808).
+
+    Args:
+      config: The weights.
+    """
+
+    def __init__(self, config: LossConfig | None = None) -> None:
+        self.config = config or LossConfig()
+
+    def __call__(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> tf.Tensor:
+        """The loss of a batch.
+
+        Args:
+          labels: `click`, `conversion` -> [B, N] 0 or 1.
+          outputs: Logits `click`, `conversion` [B, N], `list_click`, `list_conversion` [B].
+          mask: [B, N] boolean, True = real.
+
+        Returns:
+          Scalar.
+        """
+        c = self.config
+        nonempty = tf.reduce_any(mask, axis=1)
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits
+        loss = tf.constant(0.0)
+        for label, weight in (("click", 1.0), ("conversion", c.conversion)):
+            y, logits = tf.cast(labels[label], tf.float32), tf.cast(outputs[label], tf.float32)
+            loss += weight * listwise_loss(c.listwise, y, logits, mask=mask)
+            loss += c.calibration * _mean(entropy(y, logits), mask)
+            target = list_targets(y, mask, c.list_target)
+            list_logits = tf.cast(outputs[f"list_{label}"], tf.float32)
+            loss += c.list_level * _mean(entropy(target, list_logits), nonempty)
+        if c.consistency:
+            misses = tf.where(mask, -tf.nn.softplus(tf.cast(outputs["click"], tf.float32)), 0.0)
+            independent = 1 - tf.exp(tf.reduce_sum(misses, axis=1))
+            gap = tf.sigmoid(tf.cast(outputs["list_click"], tf.float32)) - independent
+            loss += c.consistency * _mean(tf.square(gap), nonempty)
+        return loss

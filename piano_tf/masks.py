@@ -1,0 +1,30 @@
+"""The one mask convention: boolean, True = real, False = padding.
+
+A batch pads lists at the end, strings with "" and numbers with 0; ids are never "" or 0, so that
+the id columns tell what is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from piano_tf.features import Axis
+
+
+def mask_of(batch: Mapping[str, tf.Tensor], axis: Axis) -> tf.Tensor:
+    """Where a raw or an encoded batch is real.
+
+    Args:
+      batch: Has `item_id` [B, N] and `history_item_id` [B, H], as strings or as ids.
+      axis: Of candidates or of history entries.
+
+    Returns:
+      [B, N] or [B, H] boolean.
+
+    >>> mask_of({"item_id": tf.constant([["a", ""]])}, Axis.ITEM).numpy()
+    array([[ True, False]])
+    """
+    ids = batch["item_id" if axis is Axis.ITEM else "history_item_id"]
+    return ids != tf.zeros([], ids.dtype)  # tf.zeros of strings is ""

@@ -1,0 +1,110 @@
+"""How good an order and its probabilities are, behind the one mask convention.
+
+Conventions: NDCG has gain 2^y - 1 and discount log2(1 + rank); lists without a positive do not
+count; ties stand in the order of the first stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tensorflow_ranking as tfr
+
+from piano_tf.features import CLICK, CONVERSION
+from piano_tf.losses import list_targets
+from piano_tf.rerank import order_of
+
+Tensors = Mapping[str, tf.Tensor]
+
+
+class ListMetric(tf.keras.metrics.Metric):
+    """A metric over (labels, outputs, mask); subclasses wrap a metric that knows how to average.
+
+    Args:
+      inner: Accumulates.
+      name: Its name in logs.
+    """
+
+    def __init__(self, inner: tf.keras.metrics.Metric, name: str) -> None:
+        super().__init__(name=name)
+        self.inner = inner
+
+    def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
+        """Takes in a batch.
+
+        Args:
+          labels: `click`, `conversion` -> [B, N] 0 or 1.
+          outputs: A model's outputs, or anything of the same names and shapes.
+          mask: [B, N] boolean, True = real.
+        """
+        raise NotImplementedError
+
+    def result(self) -> tf.Tensor:
+        return self.inner.result()
+
+    def reset_state(self) -> None:
+        self.inner.reset_state()
+
+
+class NDCG(ListMetric):
+    """NDCG@k of the order by one output, for one label.
+
+    Args:
+      label: `click` or `conversion`.
+      k: Ranks that count.
+      by: The output whose values order the list; the label's own by default.
+    """
+
+    def __init__(self, label: str, k: int = 10, *, by: str | None = None) -> None:
+        inner = tfr.keras.metrics.NDCGMetric(topn=k)
+        super().__init__(inner, f"{label}_ndcg_{k}")
+        self.label = label
+        self.by = by or label
+
+    def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
+        y = tf.cast(labels[self.label], tf.float32)
+        positive = tf.reduce_any(mask & (y > 0), axis=1, keepdims=True)
+        rank = tf.argsort(order_of(outputs[self.by], mask), axis=1)
+        # TF-Ranking breaks ties at random; distinct scores leave it none.
+        scores = 1 / (1 + tf.cast(rank, tf.float32))
+        weights = tf.cast(positive & mask, tf.float32)
+        self.inner.update_state(tf.where(mask, y, -1.0), scores, weights)
+
+
+class ItemAUC(ListMetric):
+    """AUC of one output over all shown items.
+
+    Args:
+      label: `click` or `conversion`.
+    """
+
+    def __init__(self, label: str) -> None:
+        super().__init__(tf.keras.metrics.AUC(from_logits=True), f"{label}_auc")
+        self.label = label
+
+    def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
+        self.inner.update_state(
+            tf.boolean_mask(labels[self.label], mask), tf.boolean_mask(outputs[self.label], mask)
+        )
+
+
+class ListAUC(ListMetric):
+    """AUC of a list-level output against "at least one in the list".
+
+    Args:
+      label: `click` or `conversion`.
+    """
+
+    def __init__(self, label: str) -> None:
+        super().__init__(tf.keras.metrics.AUC(from_logits=True), f"list_{label}_auc")
+        self.label = label
+
+    def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
+        target = list_targets(tf.cast(labels[self.label], tf.float32), mask, "any")
+        self.inner.update_state(target, outputs[f"list_{self.label}"])
+
+
+def default_metrics() -> list[ListMetric]:
+    """NDCG@10, AUC and list-level AUC, for click and for conversion."""
+    return [kind(label) for label in (CLICK, CONVERSION) for kind in (NDCG, ItemAUC, ListAUC)]

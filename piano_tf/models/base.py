@@ -1,0 +1,120 @@
+"""What every re-ranker is: the same inputs, the same four outputs, the same training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from piano_tf import losses, metrics
+from piano_tf.config import ModelConfig
+from piano_tf.features import Axis, InputSpec
+from piano_tf.masks import mask_of
+
+
+class Reranker(tf.keras.Model):
+    """Base of all re-rankers. A subclass builds its layers in `__init__` and defines `call`.
+
+    `call(batch, training)` takes encoded inputs (see `piano_tf.data.encoding.encode`) and returns
+    logits: `click` and `conversion` [B, N] (conversion over the entire space, that is click and
+    conversion), `list_click` and `list_conversion` [B]. What stands at padding means nothing.
+
+    Args:
+      inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
+      config: Sizes; a `ModelConfig`, or its dictionary.
+    """
+
+    def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.inputs_spec = InputSpec.model_validate(inputs)
+        self.config = ModelConfig.model_validate(config)
+        self._loss_mean = tf.keras.metrics.Mean("loss")
+        self._list_metrics: list[metrics.ListMetric] = []
+
+    def compile(
+        self,
+        optimizer: str | tf.keras.optimizers.Optimizer = "adam",
+        loss: losses.RerankingLoss | None = None,
+        metrics: Sequence[metrics.ListMetric] = (),
+        **kwargs,
+    ) -> None:
+        """Prepares for `fit` and `evaluate`.
+
+        Args:
+          optimizer: As in Keras.
+          loss: Over all outputs at once; `RerankingLoss()` by default.
+          metrics: Metrics over whole lists, from `piano_tf.metrics`.
+          **kwargs: As in Keras.
+
+        Raises:
+          TypeError: `loss` or a metric is one of Keras's own, which know nothing of masks.
+        """
+        if loss is not None and not isinstance(loss, losses.RerankingLoss):
+            raise TypeError(f"loss: got {loss!r}, expected a piano_tf.losses.RerankingLoss")
+        for metric in metrics:
+            if not hasattr(metric, "inner"):
+                raise TypeError(f"metrics: got {metric!r}, expected one of piano_tf.metrics")
+        super().compile(optimizer=optimizer, **kwargs)
+        self._reranking_loss = loss or losses.RerankingLoss()
+        self._list_metrics = list(metrics)
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        return [self._loss_mean, *self._list_metrics]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None) -> tf.Tensor:
+        loss = self._reranking_loss(y, y_pred, mask_of(x, Axis.ITEM))
+        self._loss_mean.update_state(loss, tf.shape(x["item_id"])[0])
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
+        for metric in self._list_metrics:
+            metric.update_state(y, y_pred, mask_of(x, Axis.ITEM))
+        return self.get_metrics_result()
+
+    def get_config(self) -> dict:
+        return {
+            "inputs": json.loads(self.inputs_spec.model_dump_json()),
+            "config": json.loads(self.config.model_dump_json()),
+        }
+
+
+def initial_rank(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """[B, N] ranks from 0 in the first-stage order, which is the order of the batch."""
+    items = batch["item_id"]
+    return tf.broadcast_to(tf.range(tf.shape(items)[1]), tf.shape(items))
+
+
+def outputs_of(
+    items: tuple[tf.Tensor, tf.Tensor], lists: tuple[tf.Tensor, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """The output dictionary from (click, conversion) logits of items and of lists."""
+    return {
+        "click": items[0],
+        "conversion": items[1],
+        "list_click": lists[0],
+        "list_conversion": lists[1],
+    }
+
+
+def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Logit of P(at least one) if items were independent: 1 - prod_i (1 - p_i).
+
+    What a model without a list head can say of the list. In log space: log prod = -sum softplus.
+
+    Args:
+      logits: [B, N].
+      mask: [B, N] boolean, True = real.
+
+    Returns:
+      [B], clipped so that a list of sure misses or sure hits stays finite.
+
+    >>> p = tf.constant([[0.5, 0.5]])
+    >>> logit = independent_list_logit(tf.math.log(p / (1 - p)), tf.constant([[True, True]]))
+    >>> bool(abs(tf.sigmoid(logit)[0] - (1 - 0.5 * 0.5)) < 1e-6)
+    True
+    """
+    none = -tf.reduce_sum(tf.where(mask, tf.nn.softplus(logits), 0.0), axis=1)
+    none = tf.clip_by_value(none, -30.0, -1e-7)
+    return tf.math.log(-tf.math.expm1(none)) - none
