@@ -1,0 +1,124 @@
+"""What a pipeline run needs to know, and the environment variables that say it.
+
+TFX runs the pipeline file without arguments, so that the environment is the one way in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pydantic
+
+from piano_tf.config import Config, Frozen
+from piano_tf.errors import ConfigError
+
+PIPELINE_NAME = "piano"
+_HOME = "PIANO_HOME"
+_LOGS = "PIANO_LOGS"
+_CONFIG = "PIANO_CONFIG"
+_THRESHOLDS = "PIANO_THRESHOLDS"
+_BEAM_ARGS = "PIANO_BEAM_ARGS"
+_CACHE = "PIANO_CACHE"
+
+
+class Thresholds(Frozen):
+    """What a model must reach on the test split to be blessed.
+
+    Attributes:
+      click_auc, conversion_auc, list_click_auc: Lowest AUC.
+      click_ndcg, conversion_ndcg: Lowest NDCG@10 of the served order.
+      largest_loss: How far NDCG@10 may fall below that of the last blessed model.
+    """
+
+    click_auc: float = 0.55
+    conversion_auc: float = 0.55
+    list_click_auc: float = 0.5
+    click_ndcg: float = 0.2
+    conversion_ndcg: float = 0.2
+    largest_loss: float = pydantic.Field(default=0.01, ge=0.0)
+
+
+class PipelineConfig(Frozen):
+    """A pipeline run.
+
+    Attributes:
+      logs: A log written by `piano logs`.
+      home: Folder of everything the pipeline writes.
+      config: Encoding, model, loss and training.
+      thresholds: What a model must reach.
+      beam_args: Options of the Beam runner.
+      cache: Whether a stage whose inputs and code are unchanged is taken from an earlier run.
+    """
+
+    logs: Path
+    home: Path
+    config: Config = Config()
+    thresholds: Thresholds = Thresholds()
+    # One process was the fastest setting tried on two cores.
+    beam_args: tuple[str, ...] = (
+        "--direct_running_mode=in_memory",
+        "--direct_num_workers=1",
+    )
+    cache: bool = True
+
+    @property
+    def artifacts(self) -> Path:
+        """Every stage's output."""
+        return self.home / "artifacts"
+
+    @property
+    def metadata(self) -> Path:
+        """ML Metadata's SQLite file."""
+        return self.home / "metadata.sqlite"
+
+    @property
+    def pushed(self) -> Path:
+        """The folder of blessed models, one integer version each, that a server watches."""
+        return self.home / "pushed"
+
+    @property
+    def run_log(self) -> Path:
+        """The full log of the newest run."""
+        return self.home / "run.log"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that `from_environment` reads back; what is not the default is written."""
+        variables = {
+            _LOGS: str(self.logs.absolute()),
+            _HOME: str(self.home.absolute()),
+            _BEAM_ARGS: " ".join(self.beam_args),
+            _CACHE: "1" if self.cache else "0",
+        }
+        return variables
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> PipelineConfig:
+        """Reads `PIANO_LOGS`, `PIANO_HOME`, and, where set, the rest.
+
+        `PIANO_CONFIG` and `PIANO_THRESHOLDS` are paths of JSON files, `PIANO_BEAM_ARGS` options
+        separated by spaces, `PIANO_CACHE` 1 or 0.
+
+        Raises:
+          ConfigError: A variable is missing or wrong.
+        """
+        for name in (_LOGS, _HOME):
+            if not environment.get(name):
+                raise ConfigError(f"environment variable {name}: not set; expected a folder")
+        chosen: dict = {
+            "logs": Path(environment[_LOGS]).absolute(),
+            "home": Path(environment[_HOME]).absolute(),
+        }
+        if environment.get(_CONFIG):
+            chosen["config"] = Config.load(environment[_CONFIG])
+        if environment.get(_THRESHOLDS):
+            chosen["thresholds"] = Thresholds.load(environment[_THRESHOLDS])
+        if environment.get(_BEAM_ARGS):
+            chosen["beam_args"] = tuple(environment[_BEAM_ARGS].split())
+        if environment.get(_CACHE):
+            if environment[_CACHE] not in ("0", "1"):
+                got = environment[_CACHE]
+                raise ConfigError(f"environment variable {_CACHE}: got {got!r}, expected 1 or 0")
+            chosen["cache"] = environment[_CACHE] == "1"
+        return cls(**chosen)
