@@ -136,7 +136,7 @@ class TrainingConfig(Frozen):
 
     batch_size: int = pydantic.Field(default=128, ge=1)
     epochs: int = pydantic.Field(default=10, ge=1)
-    learning_rate: float = pydantic.Field(default=1e-3, ge=0.0)
+    learning_rate: float = pydantic.Field(default=3e-3, ge=0.0)
     patience: int = pydantic.Field(default=2, ge=1)
     seed: int = 0
 

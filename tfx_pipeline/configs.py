@@ -83,16 +83,6 @@ class PipelineConfig(Frozen):
         """The full log of the newest run."""
         return self.home / "run.log"
 
-    def environment(self) -> dict[str, str]:
-        """The variables that `from_environment` reads back; what is not the default is written."""
-        variables = {
-            _LOGS: str(self.logs.absolute()),
-            _HOME: str(self.home.absolute()),
-            _BEAM_ARGS: " ".join(self.beam_args),
-            _CACHE: "1" if self.cache else "0",
-        }
-        return variables
-
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> PipelineConfig:
         """Reads `PIANO_LOGS`, `PIANO_HOME`, and, where set, the rest.
@@ -122,3 +112,29 @@ class PipelineConfig(Frozen):
                 raise ConfigError(f"environment variable {_CACHE}: got {got!r}, expected 1 or 0")
             chosen["cache"] = environment[_CACHE] == "1"
         return cls(**chosen)
+
+
+def environment(
+    *,
+    logs: Path,
+    home: Path,
+    config: Path | None = None,
+    thresholds: Path | None = None,
+    cache: bool = True,
+) -> dict[str, str]:
+    """The variables that `PipelineConfig.from_environment` reads.
+
+    Args:
+      logs: A log written by `piano logs`.
+      home: Folder of everything the pipeline writes.
+      config: JSON file of a `piano_tf.Config`.
+      thresholds: JSON file of `Thresholds`.
+      cache: Whether unchanged stages are taken from an earlier run.
+
+    >>> names = environment(logs=Path("logs"), home=Path("run"))
+    >>> PipelineConfig.from_environment(names).pushed == Path("run").absolute() / "pushed"
+    True
+    """
+    paths = {_LOGS: logs, _HOME: home, _CONFIG: config, _THRESHOLDS: thresholds}
+    variables = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+    return {**variables, _CACHE: "1" if cache else "0"}

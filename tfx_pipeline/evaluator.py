@@ -1,17 +1,17 @@
-"""Evaluator: TFMA's metrics on lists, each exploded into its items.
+"""Evaluator: TFMA's metrics over lists.
 
-TFMA's own metrics know one value per example. So each list becomes one document per candidate, with
-these outputs:
+TFMA fails on padded lists. So each list's document is cut to its real candidates, and TFMA itself
+then explodes its vectors into one example per candidate. (One document per candidate gives the same
+figures in many times the time.) A document has these outputs:
 
-  click, conversion             probability and label of the candidate
-  list_click, list_conversion   of the list, on its first candidate; the others weigh nothing
-  served, initial               minus the candidate's place in the served and the first-stage order,
-                                so that no metric meets a tie
+  click, conversion             probabilities and labels of the candidates
+  list_click, list_conversion   probability and label of "at least one in the list"
+  served, initial               minus each candidate's place in the served and the first-stage
+                                order, so that no metric meets a tie
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -48,8 +48,8 @@ def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
         metrics_specs=[
             _probability_metrics(CLICK, _at_least(click)),
             _probability_metrics(CONVERSION, _at_least(conversion)),
-            _probability_metrics(LIST_CLICK, _at_least(thresholds.list_click_auc), weighted=True),
-            _probability_metrics(LIST_CONVERSION, None, weighted=True),
+            _probability_metrics(LIST_CLICK, _at_least(thresholds.list_click_auc)),
+            _probability_metrics(LIST_CONVERSION, None),
             _order_metrics(
                 SERVED,
                 {
@@ -75,16 +75,13 @@ def _at_least(value: float, largest_loss: float | None = None) -> tfma.MetricThr
     return threshold
 
 
-def _probability_metrics(
-    output: str, auc: tfma.MetricThreshold | None, *, weighted: bool = False
-) -> tfma.MetricsSpec:
+def _probability_metrics(output: str, auc: tfma.MetricThreshold | None) -> tfma.MetricsSpec:
     return tfma.MetricsSpec(
         output_names=[output],
         metrics=[
             tfma.MetricConfig(class_name="AUC", config='{"name": "auc"}', threshold=auc),
             tfma.MetricConfig(class_name="Calibration", config='{"name": "calibration"}'),
         ],
-        example_weights=tfma.ExampleWeightOptions(weighted=weighted, unweighted=not weighted),
     )
 
 
@@ -108,7 +105,7 @@ def _order_metrics(output: str, thresholds: dict[str, tfma.MetricThreshold]) -> 
 def custom_extractors(
     eval_shared_model: Any, eval_config: tfma.EvalConfig, tensor_adapter_config: Any
 ) -> list[tfma.extractors.Extractor]:
-    """TFMA's default extractors, with the explosion right after lists are unbatched."""
+    """TFMA's default extractors, with `without_padding` right after lists are unbatched."""
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
         eval_config=eval_config,
@@ -116,49 +113,52 @@ def custom_extractors(
     )
     names = [extractor.stage_name for extractor in extractors]
     after = names.index(unbatch_extractor.UNBATCH_EXTRACTOR_STAGE_NAME) + 1
-    explosion = tfma.extractors.Extractor("ExplodeLists", beam.FlatMap(explode))
-    return [*extractors[:after], explosion, *extractors[after:]]
+    cut = tfma.extractors.Extractor("RemovePadding", beam.Map(without_padding))
+    return [*extractors[:after], cut, *extractors[after:]]
 
 
-def explode(extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One list's extracts to one document per candidate."""
-    features = {name: np.asarray(extracts["features"][name]) for name in ("list_id", *LABELS)}
-    labels = {label: features[label].reshape(-1).astype(np.float32) for label in LABELS}
+def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
+    """One list's extracts, cut to its N candidates.
+
+    Args:
+      extracts: `features` with `list_id`, `click` and `conversion` [N], and `predictions`, the
+        outputs of `serve_examples` padded to [N or more]; of several models under their names.
+
+    Returns:
+      The same, with `labels` and `predictions` by the outputs named at the top of this file.
+    """
+    labels = {
+        label: np.asarray(extracts["features"][label]).reshape(-1).astype(np.float32)
+        for label in LABELS
+    }
+    list_labels = {
+        output: labels[label].max(keepdims=True) for output, label in _LIST_OUTPUTS.items()
+    }
     predictions = extracts["predictions"]
-    by_model = predictions if CANDIDATE in predictions else {CANDIDATE: predictions}
-    for place in range(labels[CLICK].size):
-        documents = {
-            model: _document(outputs, place, labels[CLICK].size)
-            for model, outputs in by_model.items()
-        }
-        wanted = {label: values[place : place + 1] for label, values in labels.items()}
-        wanted |= {name: values.max(keepdims=True) for name, values in _list_labels(labels).items()}
-        wanted |= dict.fromkeys((SERVED, INITIAL), wanted[CLICK])
-        weight = np.float32([place == 0])
-        yield {
-            **extracts,
-            "features": {
-                "list_id": features["list_id"].reshape(-1)[:1],
-                **{label: wanted[label] for label in LABELS},
-            },
-            "labels": wanted,
-            "predictions": documents if CANDIDATE in predictions else documents[CANDIDATE],
-            "example_weights": {
-                name: weight if name in _LIST_OUTPUTS else np.ones_like(weight) for name in wanted
-            },
-        }
-
-
-def _list_labels(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: labels[label] for name, label in _LIST_OUTPUTS.items()}
-
-
-def _document(outputs: dict[str, np.ndarray], place: int, length: int) -> dict[str, np.ndarray]:
-    """A model's predictions for the candidate at `place` of a list of `length`."""
-    served = np.asarray(outputs["order"])[:length]
+    length = labels[CLICK].size
     return {
-        **{label: np.asarray(outputs[label])[place : place + 1] for label in LABELS},
-        **{name: np.asarray(outputs[name]).reshape(1) for name in _LIST_OUTPUTS},
-        SERVED: -np.flatnonzero(served == place).astype(np.float32),
-        INITIAL: np.float32([-place]),
+        **extracts,
+        "features": {"list_id": np.asarray(extracts["features"]["list_id"]).reshape(-1), **labels},
+        "labels": {
+            **labels,
+            **list_labels,
+            # The order's metrics read gains from the features; TFMA wants labels all the same.
+            **dict.fromkeys((SERVED, INITIAL), labels[CLICK]),
+        },
+        "predictions": (
+            {model: _outputs(outputs, length) for model, outputs in predictions.items()}
+            if CANDIDATE in predictions
+            else _outputs(predictions, length)
+        ),
+    }
+
+
+def _outputs(predicted: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """A model's predictions for a list of `length` candidates."""
+    served = np.asarray(predicted["order"])[:length]
+    return {
+        **{label: np.asarray(predicted[label])[:length] for label in LABELS},
+        **{output: np.asarray(predicted[output]).reshape(1) for output in _LIST_OUTPUTS},
+        SERVED: -np.argsort(served).astype(np.float32),
+        INITIAL: -np.arange(length, dtype=np.float32),
     }

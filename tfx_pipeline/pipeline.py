@@ -107,6 +107,7 @@ def _code_fingerprint() -> str:
     """Of our own source: TFX does not see edits of functions that are named by their module."""
     digest = hashlib.sha256()
     for package in (piano_tf, tfx_pipeline):
-        for file in sorted(Path(package.__file__).parent.rglob("*.py")):
-            digest.update(file.read_bytes())
+        for folder in package.__path__:
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

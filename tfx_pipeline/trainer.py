@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,8 +11,9 @@ from tfx import v1 as tfx
 
 from piano_tf.config import Config
 from piano_tf.export import ModelCard, ServingModule, export_model
-from piano_tf.features import FeatureSpec
+from piano_tf.features import LABELS, FeatureSpec
 from piano_tf.training import fit
+from tfx_pipeline.progress import NEWS
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
 
 _CONFIG = "config"
@@ -40,9 +42,26 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         validation,
         inputs,
         config,
-        callbacks=[tf.keras.callbacks.TensorBoard(fn_args.model_run_dir)],
+        callbacks=[
+            tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
+            tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
+        ],
         verbose=2,
     )
+    NEWS.info("score: log p(click) + %g log p(conversion | click)", fitted.score.conversion)
     module = ServingModule(fitted.model, TransformEncoder(output, spec), features, fitted.score)
     card = ModelCard(inputs=inputs, config=config, score=fitted.score)
     export_model(module, card, Path(fn_args.serving_model_dir))
+
+
+def _tell(epoch: int, logs: Mapping[str, float]) -> None:
+    """A line per epoch for the person who waits."""
+    click, conversion = (logs[f"val_{label}_ndcg_10"] for label in LABELS)
+    NEWS.info(
+        "epoch %d: loss %.4f, validation loss %.4f, NDCG@10 click %.4f, conversion %.4f",
+        epoch + 1,
+        logs["loss"],
+        logs["val_loss"],
+        click,
+        conversion,
+    )

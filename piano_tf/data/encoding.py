@@ -139,6 +139,9 @@ class Encoder(tf.Module):
       encoding: The encoding configuration.
       vocabularies: Vocabulary name -> its strings, the most frequent first.
       moments: Name -> (mean, standard deviation) of compressed values.
+
+    Attributes:
+      features, encoding, vocabularies: As given.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class Encoder(tf.Module):
         super().__init__(name="encoder")
         self.features = features
         self.encoding = encoding
-        self._vocabularies = {name: list(strings) for name, strings in vocabularies.items()}
+        self.vocabularies = {name: list(strings) for name, strings in vocabularies.items()}
         self._moments = dict(moments)
         # The same hashing into the same buckets as tft.apply_vocabulary.
         self._lookups = {
@@ -161,7 +164,7 @@ class Encoder(tf.Module):
                 ),
                 num_oov_buckets=encoding.oov_buckets,
             )
-            for name, strings in self._vocabularies.items()
+            for name, strings in self.vocabularies.items()
         }
 
     @property
@@ -171,7 +174,7 @@ class Encoder(tf.Module):
         return InputSpec(
             features=self.features,
             encoding=self.encoding,
-            rows={name: 1 + len(strings) + oov for name, strings in self._vocabularies.items()},
+            rows={name: 1 + len(strings) + oov for name, strings in self.vocabularies.items()},
         )
 
     def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
@@ -228,7 +231,7 @@ class Encoder(tf.Module):
                 {
                     "features": self.features.model_dump(mode="json"),
                     "encoding": self.encoding.model_dump(mode="json"),
-                    "vocabularies": self._vocabularies,
+                    "vocabularies": self.vocabularies,
                     "moments": self._moments,
                 },
                 ensure_ascii=False,

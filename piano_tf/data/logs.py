@@ -10,9 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from piano_tf.data.list_index import ListIndex
@@ -76,6 +78,35 @@ def read_batches(
                 yield from parquet.iter_batches(batch_size=rows, columns=columns)
         except (pa.ArrowInvalid, OSError) as error:
             raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
+
+
+def find_list(log_dir: Path, split: str, list_id: str | None = None) -> dict[str, Any]:
+    """One shown list of a log.
+
+    Args:
+      log_dir: A folder written by `piano logs`.
+      split: `train`, `validation` or `test`.
+      list_id: Which; by default the first with a history, else the first.
+
+    Returns:
+      Column name -> value, as plain Python.
+
+    Raises:
+      LogError: There is no such list.
+    """
+    first: dict[str, Any] | None = None
+    for batch in read_batches(split_files(log_dir, split)):
+        lists = pa.Table.from_batches([batch])
+        if list_id is None:
+            wanted = pc.greater(pc.list_value_length(lists["history_item_id"]), 0)
+        else:
+            wanted = pc.equal(lists["list_id"], list_id)
+        if found := lists.filter(wanted).slice(0, 1).to_pylist():
+            return found[0]
+        first = first or lists.slice(0, 1).to_pylist()[0]
+    if list_id is None and first is not None:
+        return first
+    raise LogError(f"has no list {list_id!r}", column="list_id", source=str(Path(log_dir) / split))
 
 
 def write_log(

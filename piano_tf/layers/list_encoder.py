@@ -11,9 +11,9 @@ from piano_tf.layers.self_attention_block import SelfAttentionBlock
 class ListEncoder(tf.keras.layers.Layer):
     """Pre-norm self-attention over [node; e_1 .. e_N].
 
-    e_i = W_x [x_i; p; e(q); x_i * e(q)] + E_pos[initial rank]. The node is IAN's token, which
-    reads the list through the same blocks. Known of PIANO (arXiv 2606.16641) and of RankFormer
-    (arXiv 2306.05808): a learned token aggregates the list; e_i and the sizes are ours.
+    e_i = W_x [x_i; p; e(q); x_i * e(q); x_i * p] + E_pos[initial rank]. The node is IAN's token,
+    which reads the list through the same blocks. Known of PIANO (arXiv 2606.16641) and of
+    RankFormer (arXiv 2306.05808): a learned token aggregates the list; e_i and the sizes are ours.
 
     Args:
       units: D, width of the vectors.
@@ -72,7 +72,7 @@ class ListEncoder(tf.keras.layers.Layer):
         """
         query = tf.broadcast_to(query[:, tf.newaxis], tf.shape(items))
         interest = tf.broadcast_to(interest[:, tf.newaxis], tf.shape(items))
-        joined = tf.concat([items, interest, query, items * query], axis=-1)
+        joined = tf.concat([items, interest, query, items * query, items * interest], axis=-1)
         entries = self.projection(joined) + self.position(tf.minimum(rank, self.max_rank - 1))
         sequence = tf.concat([node[:, tf.newaxis], entries], axis=1)
         seen = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)

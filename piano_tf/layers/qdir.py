@@ -23,7 +23,7 @@ class QueryDrivenInterestRefiner(tf.keras.layers.Layer):
 
     Known of PIANO (arXiv 2606.16641): cross-attention over historical queries that aligns past
     intents with the present one and refines the user profile. The equations, the null slot, the
-    gate, and action and age in the keys are ours.
+    gate, action and age in the keys, and W_Q = W_K = I at the start are ours.
 
     Args:
       units: D, width of queries, items, user and result.
@@ -38,8 +38,11 @@ class QueryDrivenInterestRefiner(tf.keras.layers.Layer):
         self.heads = heads
         self.action = tf.keras.layers.Embedding(_ACTIONS, units, name="action")
         self.age = tf.keras.layers.Embedding(_AGE_BUCKETS, units, name="age")
-        self.query_projection = tf.keras.layers.Dense(units, use_bias=False, name="query")
-        self.key_projection = tf.keras.layers.Dense(units, use_bias=False, name="key")
+        # Attention starts as plain similarity: a past query equal to the present one stands out
+        # before anything is learnt.
+        aligned = {"use_bias": False, "kernel_initializer": "identity"}
+        self.query_projection = tf.keras.layers.Dense(units, **aligned, name="query")
+        self.key_projection = tf.keras.layers.Dense(units, **aligned, name="key")
         self.value_projection = tf.keras.layers.Dense(units, use_bias=False, name="value")
         self.output_projection = tf.keras.layers.Dense(units, use_bias=False, name="output")
         self.gate = tf.keras.layers.Dense(units, activation="sigmoid", name="gate")

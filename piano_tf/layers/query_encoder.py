@@ -24,7 +24,12 @@ class QueryEncoder(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.rows = rows
         self.units = units
-        self.embedding = tf.keras.layers.Embedding(rows, units, name="token")
+        # Unit variance: with Keras's small default no two queries would differ enough at the start
+        # for attention between them to choose.
+        start = tf.keras.initializers.RandomNormal(stddev=1.0)
+        self.embedding = tf.keras.layers.Embedding(
+            rows, units, embeddings_initializer=start, name="token"
+        )
 
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
         """Encodes queries.

@@ -1,0 +1,28 @@
+# Every command does its own set-up; a second call does no work twice.
+.PHONY: help demo test lint types check environment clean
+.DEFAULT_GOAL := help
+
+PYTEST = TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+demo: environment  ## logs, pipeline, server, one list re-ranked (DATASET=lastfm DATA=folder)
+	@DATASET="$(DATASET)" DATA="$(DATA)" LISTS="$(LISTS)" OUTPUT="$(OUTPUT)" scripts/demo.sh
+
+test: environment  ## every test
+	@$(PYTEST)
+
+lint: environment  ## ruff
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+types: environment  ## mypy on the library and the server
+	@.venv/bin/mypy piano_tf serving
+
+check: lint types test  ## all three
+
+environment:  ## .venv, made once (PYTHON=/path/to/python3.10 chooses the interpreter)
+	@PYTHON="$(PYTHON)" scripts/environment.sh
+
+clean:  ## removes what the commands made
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

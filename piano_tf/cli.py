@@ -1,0 +1,253 @@
+"""The `piano` command: thin, and imports what is heavy only where it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from piano_tf.errors import PianoError
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def piano() -> None:
+    """A personalised listwise re-ranker, from raw search logs to a server."""
+
+
+@piano.group()
+def logs() -> None:
+    """Write shown lists, checked and split by time, as Parquet."""
+
+
+def _output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every adapter: where to write and where to cut."""
+    options = [
+        click.option("--output", type=_FOLDER, required=True, help="Folder to make."),
+        click.option("--overwrite", is_flag=True, help="Replace a log that is there already."),
+        click.option(
+            "--validation-share", type=float, default=0.1, show_default=True, help="Of the lists."
+        ),
+        click.option(
+            "--test-share", type=float, default=0.1, show_default=True, help="Of the lists."
+        ),
+        click.option(
+            "--validation-from",
+            type=click.DateTime(["%Y-%m-%d"]),
+            help="First day of validation (UTC), instead of shares.",
+        ),
+        click.option(
+            "--test-from", type=click.DateTime(["%Y-%m-%d"]), help="First day of test (UTC)."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclasses.dataclass(frozen=True)
+class _Destination:
+    """What `_output_options` take."""
+
+    output: Path
+    overwrite: bool
+    validation_share: float
+    test_share: float
+    validation_from: dt.datetime | None
+    test_from: dt.datetime | None
+
+
+@logs.command()
+@click.option("--input", "input_dir", type=_FOLDER, required=True, help="The published files.")
+@_output_options
+def lastfm(input_dir: Path, **destination: Any) -> None:
+    """Lists constructed from the HetRec 2011 Last.fm tag assignments."""
+    from piano_tf.data import lastfm as adapter
+
+    _write(lambda: adapter.read(input_dir), _Destination(**destination))
+
+
+@logs.command()
+@click.option(
+    "--input", "input_dir", type=_FOLDER, required=True, help="*.parquet and features.json."
+)
+@_output_options
+def parquet(input_dir: Path, **destination: Any) -> None:
+    """A team's own lists, in the columns of piano_tf/features.py."""
+    from piano_tf.data import parquet as adapter
+
+    _write(lambda: adapter.read(input_dir), _Destination(**destination))
+
+
+@logs.command()
+@click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
+)
+@_output_options
+def simulated(lists: int, seed: int, config: Path | None, **destination: Any) -> None:
+    """Listeners with tastes, ambiguous queries and position-biased clicks."""
+    from piano_tf.simulation import SimulationConfig, simulate
+
+    chosen = SimulationConfig.load(config) if config else SimulationConfig(lists=lists, seed=seed)
+    _write(lambda: simulate(chosen), _Destination(**destination))
+
+
+def _write(read: Callable[[], Any], to: _Destination) -> None:
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from piano_tf.data.logs import write_log
+    from piano_tf.data.splits import ByDate, ByShare, SplitRule
+
+    rule: SplitRule
+    if to.validation_from is not None and to.test_from is not None:
+        rule = ByDate(to.validation_from.date(), to.test_from.date())
+    elif to.validation_from is None and to.test_from is None:
+        rule = ByShare(to.validation_share, to.test_share)
+    else:
+        raise PianoError("--validation-from and --test-from: expected both or neither")
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("lists", total=None)
+        source = read()
+        progress.update(task, total=source.total)
+        summary = write_log(
+            source,
+            to.output,
+            rule,
+            overwrite=to.overwrite,
+            progress=lambda rows: progress.advance(task, rows),
+        )
+    counts = ", ".join(f"{split} {count:,}" for split, count in summary.lists.items())
+    click.echo(f"{to.output}: {source.spec.dataset} lists, {counts}")
+
+
+@piano.command()
+@click.argument("log_dir", metavar="LOGS", type=_FOLDER)
+@click.option("--output", type=_FOLDER, required=True, help="Folder of the SavedModel to make.")
+@click.option("--config", type=_FILE, help="JSON of a Config.")
+def train(log_dir: Path, output: Path, config: Path | None) -> None:
+    """Train on LOGS in Keras alone, and export the model."""
+    from piano_tf.config import Config
+
+    chosen = Config.load(config) if config else Config()
+    from piano_tf.export import ModelCard, ServingModule, export_model
+    from piano_tf.training import fit_log
+
+    fitted, encoder = fit_log(log_dir, chosen)
+    module = ServingModule(fitted.model, encoder, encoder.features, fitted.score)
+    card = ModelCard(inputs=encoder.inputs, config=chosen, score=fitted.score)
+    click.echo(f"exported: {export_model(module, card, output)}")
+
+
+@piano.command()
+@click.option("--logs", "log_dir", type=_FOLDER, required=True, help="Written by `piano logs`.")
+@click.option("--home", type=_FOLDER, required=True, help="Folder of all that the pipeline writes.")
+@click.option("--config", type=_FILE, help="JSON of a Config.")
+@click.option("--thresholds", type=_FILE, help="JSON of the Thresholds of a blessing.")
+@click.option("--cache/--no-cache", default=True, help="Whether unchanged stages run again.")
+def pipeline(
+    log_dir: Path, home: Path, config: Path | None, thresholds: Path | None, cache: bool
+) -> None:
+    """Run the TFX pipeline on LOGS: train, evaluate, bless and push.
+
+    Runs `tfx pipeline create` or `update`, then `tfx run create`, with --engine=local.
+    """
+    import tfx_pipeline
+    from piano_tf.data.logs import read_spec
+    from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
+
+    variables = environment(
+        logs=log_dir, home=home, config=config, thresholds=thresholds, cache=cache
+    )
+    PipelineConfig.from_environment(variables)  # a wrong file is found before TFX is loaded
+    read_spec(log_dir)
+
+    runner = Path(tfx_pipeline.__path__[0]) / "local_runner.py"
+    state = home.absolute() / "tfx"
+    quiet = {"PYTHONWARNINGS": "ignore", "LOCAL_HOME": str(state)}
+    both = {**os.environ, **quiet, **variables}
+    verb = "update" if (state / PIPELINE_NAME).exists() else "create"
+    declare = ["pipeline", verb, "--engine=local", f"--pipeline_path={runner}"]
+    run = ["run", "create", "--engine=local", f"--pipeline_name={PIPELINE_NAME}"]
+    _tfx(declare, both, stdout=subprocess.DEVNULL)
+    _tfx(run, both, stdout=None)
+
+
+def _tfx(arguments: list[str], environment: dict[str, str], *, stdout: int | None) -> None:
+    """Runs the `tfx` command; of its errors, the one sentence that a person needs."""
+    command = [sys.executable, "-m", "tfx.tools.cli.cli_main", *arguments]
+    done = subprocess.run(
+        command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it gave no reason"]
+        ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise PianoError(ours[-1] if ours else f"tfx {' '.join(arguments[:2])}: {lines[-1]}")
+
+
+@piano.command()
+@click.option("--model-dir", type=_FOLDER, required=True, help="Folder of pushed versions.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8500, show_default=True, help="0 takes a free one.")
+def serve(model_dir: Path, host: str, port: int) -> None:
+    """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
+    from serving.server import ModelServer, ServingError
+
+    # A shell starts background commands with interrupts ignored; both signals end the server.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with ModelServer(model_dir, host=host, port=port) as server:
+            click.echo(f"serving piano version {server.version} on {server.address}")
+            server.wait()
+    except ServingError as error:
+        raise PianoError(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("stopped")
+
+
+@piano.command()
+@click.option("--address", default="127.0.0.1:8500", show_default=True, help="Of the server.")
+@click.option("--logs", "log_dir", type=_FOLDER, required=True, help="Where the list is from.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--list-id", help="Which list; by default the first with a history.")
+@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait.")
+def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout: float) -> None:
+    """Re-rank one logged list over gRPC, and show it before and after."""
+    from rich.console import Console
+
+    from piano_tf.data.logs import find_list
+    from piano_tf.features import LABELS
+    from serving.client import RequestError, RerankClient, RerankError, SearchList
+    from serving.table import reranking_table
+
+    row = find_list(log_dir, split, list_id)
+    asked = SearchList.from_columns(row)
+    try:
+        with RerankClient(address, timeout_s=timeout) as client:
+            client.wait_until_available(timeout)
+            answer = client.rerank(asked)
+    except (RequestError, RerankError) as error:
+        raise PianoError(str(error)) from error
+    Console().print(reranking_table(asked, answer, {label: row[label] for label in LABELS}))
+
+
+def main() -> None:
+    """Runs `piano`; what a person did wrong is one sentence and exit status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is nobody's news
+    try:
+        piano()
+    except PianoError as error:
+        sys.exit(f"error: {error}")

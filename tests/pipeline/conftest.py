@@ -1,0 +1,33 @@
+"""One real run of the pipeline, shared by the tests here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipeline_run import CONFIG, THRESHOLDS, WORLD, Run, piano, written
+
+from piano_tf.config import Config
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated log, written by the command."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    world = written(folder / "world.json", WORLD)
+    done = piano("logs", "simulated", "--config", world, "--output", folder / "logs")
+    assert done.returncode == 0, done.stderr
+    return folder / "logs"
+
+
+@pytest.fixture(scope="session")
+def first_run(logs: Path) -> Run:
+    """The pipeline's first run on the log."""
+    home = logs.parent / "home"
+    config = written(logs.parent / "config.json", CONFIG)
+    thresholds = written(logs.parent / "thresholds.json", THRESHOLDS)
+    done = piano(
+        "pipeline", "--logs", logs, "--home", home, "--config", config, "--thresholds", thresholds
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(logs, home, Config.model_validate(CONFIG), done.stdout)

@@ -1,0 +1,60 @@
+"""Running the pipeline for real, through the `piano` and `tfx` commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from piano_tf.config import Config
+
+# Small, but large enough that a trained model is far from a random one.
+WORLD = {"lists": 1500, "users": 60, "items": 300, "artists": 40, "genres": 6, "pool": 30}
+CONFIG = {
+    "model": {"width": 16, "heads": 2, "blocks": 1},
+    "training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 64},
+}
+# Any trained model reaches these; only a change for the worse can refuse a blessing.
+THRESHOLDS = {
+    "click_auc": 0.0,
+    "conversion_auc": 0.0,
+    "list_click_auc": 0.0,
+    "click_ndcg": 0.0,
+    "conversion_ndcg": 0.0,
+    "largest_loss": 0.01,
+}
+
+
+def piano(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the `piano` command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from piano_tf.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def written(path: Path, value: dict) -> Path:
+    """A JSON file."""
+    path.write_text(json.dumps(value))
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      logs, home: Its folders.
+      config: What it was trained with.
+      printed: What a person saw.
+    """
+
+    logs: Path
+    home: Path
+    config: Config
+    printed: str

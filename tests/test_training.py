@@ -1,0 +1,313 @@
+"""Training: what is kept, when it stops, what it may look at, and the score that it chooses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from piano_tf import metrics
+from piano_tf.config import Config, EncodingConfig, LossConfig, ModelConfig, TrainingConfig
+from piano_tf.data.batches import dataset
+from piano_tf.data.encoding import Encoder
+from piano_tf.errors import ConfigError
+from piano_tf.features import LABELS
+from piano_tf.losses import RerankingLoss
+from piano_tf.rerank import score
+from piano_tf.training import FittedReranker, choose_score, fit, fit_log
+
+NDCGS = [f"{label}_ndcg_10" for label in LABELS]
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Keras without graphs: a few steps are over before a graph is built."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def train(log_dir: Path, encoder: Encoder) -> tf.data.Dataset:
+    """All 20 lists to train on, in one batch."""
+    return dataset(log_dir, "train", encoder, batch_size=20).cache()
+
+
+@pytest.fixture
+def prm(tiny_model: ModelConfig) -> ModelConfig:
+    """The smallest re-ranker, where it does not matter which."""
+    return tiny_model.model_copy(update={"name": "prm"})
+
+
+# --- learning ---
+
+
+def test_a_tiny_log_is_learnt_by_heart(fitted, name: str) -> None:
+    history = fitted(name).history
+    assert history["loss"][-1] < history["loss"][0] / 2
+    for metric in NDCGS:
+        assert max(history[f"val_{metric}"]) > 0.97
+        assert history[f"val_{metric}"][0] < 0.95
+
+
+def test_evaluation_does_not_depend_on_the_size_of_batches(fitted, log_dir, encoder) -> None:
+    """The last batch, smaller than the others, counts like any other."""
+    model = fitted("prm").model
+    whole, parts = (
+        model.evaluate(
+            dataset(log_dir, "train", encoder, batch_size=size), return_dict=True, verbose=0
+        )
+        for size in (20, 8)
+    )
+    # The loss is a mean over batches' means of items, so that it is close but not the same.
+    assert len(whole) == 1 + 6
+    for metric in whole.keys() - {"loss"}:
+        np.testing.assert_allclose(parts[metric], whole[metric], rtol=1e-4, err_msg=metric)
+
+
+def test_predictions_cover_every_list(fitted, log_dir: Path, encoder: Encoder) -> None:
+    model = fitted("prm").model
+    found = model.predict(dataset(log_dir, "train", encoder, batch_size=16), verbose=0)
+    ((inputs, _),) = dataset(log_dir, "train", encoder, batch_size=20)
+    for output, values in model(inputs).items():
+        np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-4, err_msg=output)
+
+
+def assign(model: tf.keras.Model, weights: list[np.ndarray]) -> None:
+    for weight, value in zip(model.trainable_weights, weights, strict=True):
+        weight.assign(value)
+
+
+def weights_of(model: tf.keras.Model) -> list[np.ndarray]:
+    return [weight.numpy() for weight in model.trainable_weights]
+
+
+class Scripted(tf.keras.callbacks.Callback):
+    """Gives the model the weights written for each epoch before it is validated."""
+
+    def __init__(self, weights: list[list[np.ndarray]]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch = epoch
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        assign(self.model, self.weights[self.epoch])
+
+
+def scripted_fit(train, encoder: Encoder, model: ModelConfig, weights, *, patience: int):
+    """`fit` on weights that are given, not learnt: the learning rate is 0."""
+    training = TrainingConfig(epochs=len(weights), learning_rate=0.0, patience=patience)
+    config = Config(model=model, training=training)
+    return fit(train, train, encoder.inputs, config, callbacks=[Scripted(weights)], verbose=0)
+
+
+@pytest.fixture
+def good(fitted) -> list[np.ndarray]:
+    return weights_of(fitted("prm").model)
+
+
+@pytest.fixture
+def bad(good: list[np.ndarray]) -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    return [rng.normal(0, 1, weight.shape).astype(np.float32) for weight in good]
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(
+    ("script", "patience", "epochs"),
+    [
+        ("bad good bad bad bad", 2, 4),  # stops when validation has not improved for long
+        ("bad good bad", 5, 3),  # runs to its last epoch
+    ],
+)
+def test_the_weights_of_the_best_epoch_are_kept(
+    train, encoder, prm: ModelConfig, good, bad, script: str, patience: int, epochs: int
+) -> None:
+    by_name = {"good": good, "bad": bad}
+    weights = [by_name[each] for each in script.split()]
+    found = scripted_fit(train, encoder, prm, weights, patience=patience)
+    means = np.mean([found.history[f"val_{metric}"] for metric in NDCGS], axis=0)
+    assert len(means) == epochs
+    assert np.argmax(means) == 1
+    for kept, wanted in zip(weights_of(found.model), good, strict=True):
+        np.testing.assert_array_equal(kept, wanted)
+
+
+@pytest.fixture(scope="module")
+def twice(
+    log_dir: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelConfig
+) -> list[tuple[FittedReranker, Encoder]]:
+    """The same log and configuration twice; the second time the log has no test split, and the
+    program has used random numbers before.
+    """
+    config = Config(
+        encoding=EncodingConfig(query_length=3, history_length=4, oov_buckets=2),
+        model=tiny_model.model_copy(update={"name": "prm", "dropout": 0.3}),
+        training=TrainingConfig(batch_size=10, epochs=1, seed=5),
+    )
+    without = tmp_path_factory.mktemp("without") / "log"
+    shutil.copytree(log_dir, without)
+    shutil.rmtree(without / "test")
+    found = []
+    tf.config.run_functions_eagerly(True)
+    try:
+        for folder, used in ((log_dir, 1), (without, 2)):
+            tf.keras.utils.set_random_seed(used)
+            found.append(fit_log(folder, config, verbose=0))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    return found
+
+
+def test_the_test_split_is_never_looked_at(twice, encoder: Encoder) -> None:
+    for fitted, found in twice:
+        assert found.inputs == encoder.inputs
+        assert set(fitted.history) > {f"val_{metric}" for metric in NDCGS}
+
+
+def test_the_configured_seed_settles_everything(twice) -> None:
+    (first, _), (second, _) = twice
+    for one, other in zip(weights_of(first.model), weights_of(second.model), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first.history == second.history
+    assert first.score == second.score
+
+
+def test_a_trained_model_has_the_weights_of_a_fresh_one(fitted, train, name: str) -> None:
+    """What metrics count is no weight: it is neither saved, nor restored, nor exported."""
+    trained = fitted(name).model
+    fresh = type(trained).from_config(trained.get_config())
+    inputs, _ = next(iter(train))
+    fresh(inputs)
+    assert [w.shape for w in trained.weights] == [w.shape for w in fresh.weights]
+    assert trained.count_params() == fresh.count_params()
+
+
+def test_an_unknown_listwise_loss_is_one_sentence(train, encoder, prm: ModelConfig) -> None:
+    config = Config(
+        model=prm,
+        loss=LossConfig.model_construct(**{**LossConfig().model_dump(), "listwise": "hinge"}),
+    )
+    with pytest.raises(ConfigError) as fault:
+        fit(train, train, encoder.inputs, config, verbose=0)
+    assert str(fault.value).startswith("loss.listwise: got 'hinge', expected one of ")
+    assert "\n" not in str(fault.value)
+
+
+# --- what the model may be compiled with ---
+
+
+@pytest.mark.parametrize("loss", ["mse", tf.keras.losses.BinaryCrossentropy()])
+def test_keras_losses_are_refused(fitted, loss) -> None:
+    model = fitted("prm").model
+    with pytest.raises(TypeError, match=r"expected a piano_tf\.losses\.RerankingLoss"):
+        model.compile(loss=loss)
+
+
+@pytest.mark.parametrize("metric", ["auc", tf.keras.metrics.AUC()])
+def test_keras_metrics_are_refused(fitted, metric) -> None:
+    model = fitted("prm").model
+    with pytest.raises(TypeError, match=r"expected one of piano_tf\.metrics"):
+        model.compile(loss=RerankingLoss(), metrics=[metric])
+
+
+# --- the score ---
+
+
+def ndcg(order: np.ndarray, y: np.ndarray) -> float:
+    discount = 1 / np.log2(2 + np.arange(len(y)))
+    return (y[order] * discount).sum() / (np.sort(y)[::-1] * discount).sum()
+
+
+def given(click: list, conversion: list, clicked: list, converted: list) -> tf.data.Dataset:
+    """Validation lists whose predictions are inputs."""
+    lists = {
+        "item_id": np.ones(np.shape(click), np.int64),
+        "history_item_id": np.zeros((len(click), 0), np.int64),
+        "logit_click": np.float32(click),
+        "logit_conversion": np.float32(conversion),
+    }
+    labels = {"click": np.float32(clicked), "conversion": np.float32(converted)}
+    return tf.data.Dataset.from_tensor_slices((lists, labels)).batch(4)
+
+
+def copied(inputs: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    """A model that predicts what its inputs say."""
+    assert training is False
+    return {label: inputs[f"logit_{label}"] for label in LABELS}
+
+
+def test_the_score_with_the_best_mean_ndcg_is_chosen() -> None:
+    rng = np.random.default_rng(9)
+    chosen = set()
+    for _ in range(3):
+        click = rng.normal(0, 1, (4, 5))
+        conversion = click - rng.exponential(1, click.shape)
+        clicked = (rng.random(click.shape) < 0.5) * 1.0
+        clicked[:, 0] = 1
+        converted = np.eye(5)[np.zeros(4, int)]
+        validation = given(click, conversion, clicked, converted)
+        best = choose_score(copied, validation)
+        chosen.add(best)
+        logits = {"click": tf.constant(click), "conversion": tf.constant(conversion)}
+
+        def value(weights) -> float:
+            orders = np.argsort(-score(logits, weights).numpy(), axis=1, kind="stable")  # noqa: B023
+            return sum(
+                np.mean([ndcg(order, y) for order, y in zip(orders, labels, strict=True)])
+                for labels in (clicked, converted)  # noqa: B023
+            )
+
+        others = [best.model_copy(update={"conversion": b}) for b in (0, 0.25, 0.5, 1, 1.5, 2, 4)]
+        assert value(best) >= max(map(value, others)) - 1e-6
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize(
+    ("click", "conversion", "expected"),
+    [
+        # The liked item is second by click, and first once conversion counts enough.
+        ([[1.0, 0.9]], [[-6.0, 0.0]], lambda b: b > 0),
+        # Conversion is noise here: any weight on it puts the wrong item first.
+        ([[0.9, 1.0]], [[0.8, -9.0]], lambda b: b == 0),
+    ],
+)
+def test_conversion_counts_as_much_as_it_helps(click, conversion, expected) -> None:
+    labels = [[0.0, 1.0]]
+    found = choose_score(copied, given(click, conversion, labels, labels))
+    assert found.click == 1
+    assert expected(found.conversion)
+
+
+def test_padding_has_no_say_in_the_choice() -> None:
+    click, conversion = [[1.0, 0.9]], [[-6.0, 0.0]]
+    labels = [[0.0, 1.0]]
+    alone = choose_score(copied, given(click, conversion, labels, labels))
+
+    def padded(inputs, labels):
+        inputs = {
+            name: tf.pad(x, [[0, 0], [0, 0 if name == "history_item_id" else 3]], constant_values=c)
+            for name, x in inputs.items()
+            for c in [tf.cast(0 if name == "item_id" else 9, x.dtype)]
+        }
+        return inputs, {name: tf.pad(y, [[0, 0], [0, 3]]) for name, y in labels.items()}
+
+    assert choose_score(copied, given(click, conversion, labels, labels).map(padded)) == alone
+
+
+def test_the_chosen_score_reaches_what_training_reached(fitted, name, train) -> None:
+    found = fitted(name)
+    metric = {label: metrics.NDCG(label, by="score") for label in LABELS}
+    for inputs, labels in train:
+        outputs = found.model(inputs, training=False)
+        mask = inputs["item_id"] != 0
+        for each in metric.values():
+            each.update_state(labels, {"score": score(outputs, found.score)}, mask)
+    # Each label's own logit is the best order for that label; one order serves both nearly as well.
+    assert sum(float(each.result()) for each in metric.values()) / 2 > 0.9

@@ -1,0 +1,102 @@
+"""What a person sees of a run: a line per stage. Everything else goes to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging as absl_logging
+from rich.console import Console
+from rich.markup import escape
+
+# A record of this logger is for the person who waits.
+NEWS = logging.getLogger("tfx_pipeline.news")
+
+# The local runner tells where it is in its log alone.
+_STAGE = re.compile(r"Component (?P<stage>\S+) is (?P<state>running|finished)\.")
+
+
+class StageLines(logging.Handler):
+    """Prints a line when a stage ends, with its seconds, and `NEWS` in between.
+
+    Args:
+      console: Where to print.
+
+    Attributes:
+      stage: The stage that is running, or None.
+      finished: How many have ended.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self._began = 0.0
+        self.stage: str | None = None
+        self.finished = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == NEWS.name:
+            self._console.print(f"    {escape(record.getMessage())}", highlight=False)
+            return
+        found = _STAGE.search(record.getMessage()) if record.name == "absl" else None
+        if found is None:
+            return
+        if found["state"] == "running":
+            self.stage, self._began = found["stage"], time.monotonic()
+            if self._console.is_terminal:
+                self._console.print(f"  … {self.stage}", end="\r", highlight=False)
+        else:
+            self._end("[green]✓[/green]")
+            self.finished += 1
+            self.stage = None
+
+    def fail(self) -> None:
+        """Marks the running stage, if there is one, as failed."""
+        if self.stage is not None:
+            self._end("[red]✗[/red]")
+
+    def _end(self, mark: str) -> None:
+        seconds = time.monotonic() - self._began
+        self._console.print(f"  {mark} {self.stage:<24}{seconds:7.1f} s", highlight=False)
+
+
+@contextlib.contextmanager
+def quiet(run_log: Path) -> Iterator[StageLines]:
+    """Sends all output of this process, TensorFlow's included, to a file; yields the stage lines.
+
+    Args:
+      run_log: File to write; its folder is made.
+    """
+    run_log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal, errors = os.dup(1), os.dup(2)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with open(run_log, "w") as file, os.fdopen(terminal, "w") as person:
+        # C++ libraries write to the descriptors themselves, past Python's streams.
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        lines = StageLines(Console(file=person, soft_wrap=True))
+        root.handlers = [logging.StreamHandler(sys.stderr), lines]
+        root.setLevel(logging.INFO)
+        absl_logging.set_verbosity(absl_logging.INFO)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield lines
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            root.handlers, root.level = handlers, level
+            person.flush()
+            os.dup2(person.fileno(), 1)
+            os.dup2(errors, 2)
+            os.close(errors)

@@ -1,0 +1,216 @@
+"""What came of a run: its metrics against thresholds, the blessing, and the pushed model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow_model_analysis as tfma
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from piano_tf.errors import PianoError
+from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
+from tfx_pipeline.configs import PipelineConfig
+from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
+
+_DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One figure of a run, on the test split.
+
+    Attributes:
+      name: For people.
+      candidate: The new model's.
+      baseline: The last blessed model's, where there was one.
+      initial: The first-stage order's, where that has one.
+      lower_bound: What the candidate's must reach.
+      largest_loss: How far it may fall below the baseline's.
+    """
+
+    name: str
+    candidate: float
+    baseline: float | None = None
+    initial: float | None = None
+    lower_bound: float | None = None
+    largest_loss: float | None = None
+
+    @property
+    def needs(self) -> str:
+        """What it is held to and whether it holds, marked up for rich."""
+        if self.lower_bound is None:
+            return ""
+        return f"{'[red]✗[/red]' if self.complaint else '[green]✓[/green]'} {self.lower_bound:g}"
+
+    @property
+    def complaint(self) -> str | None:
+        """Why this metric stands against a blessing, in words."""
+        value = f"{self.name} {self.candidate:.4f}"
+        # A metric that cannot be computed is NaN and fails any comparison: hence `not`.
+        if self.lower_bound is not None and not self.candidate >= self.lower_bound:
+            return f"{value} is below the threshold {self.lower_bound:.4f}"
+        if (
+            self.largest_loss is not None
+            and self.baseline is not None
+            and not self.candidate - self.baseline >= -self.largest_loss
+        ):
+            return (
+                f"{value} is more than {self.largest_loss:.4f} below "
+                f"the last blessed model's {self.baseline:.4f}"
+            )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """What came of a run.
+
+    Attributes:
+      metrics: Of the new model.
+      blessed: Whether Evaluator blessed it.
+      pushed: The pushed version's folder, if this run pushed one.
+    """
+
+    metrics: tuple[Metric, ...]
+    blessed: bool
+    pushed: Path | None
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """Why the model was not blessed."""
+        return tuple(metric.complaint for metric in self.metrics if metric.complaint is not None)
+
+    def print(self, console: Console) -> None:
+        """Prints a table, the verdict and its reasons."""
+        table = Table(box=box.SIMPLE_HEAD, title="On the test split", title_justify="left")
+        table.add_column("metric", no_wrap=True)
+        for name in ("first stage", "model", "last blessed"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("at least", no_wrap=True)
+        for metric in self.metrics:
+            values = (metric.initial, metric.candidate, metric.baseline)
+            cells = ["" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(metric.name, *cells, metric.needs)
+        console.print(table)
+        losses = {metric.largest_loss for metric in self.metrics} - {None}
+        for loss in losses:
+            console.print(f"NDCG may fall by {loss:g} from the last blessed model's", style="dim")
+        console.print("calibration is mean prediction / mean label", style="dim")
+        if self.blessed:
+            console.print("[green]blessed[/green]", highlight=False)
+        else:
+            reasons = "; ".join(self.complaints)
+            console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
+        if self.pushed is None:
+            console.print("nothing pushed: the served model stays as it is", highlight=False)
+        else:
+            console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
+
+
+def require_complete(config: PipelineConfig) -> None:
+    """Raises a `PianoError` if a stage of the newest run failed without stopping it.
+
+    TFX's local runner raises when a stage's work fails, but goes on when its inputs cannot be
+    found.
+    """
+    store = _store(config)
+    for execution in store.get_executions_by_context(_newest_run(store).id):
+        if execution.last_known_state not in _DONE:
+            stage = execution.name or f"execution {execution.id}"
+            state = mlmd.Execution.State.Name(execution.last_known_state)
+            raise PianoError(f"stage {stage} ended as {state}; the full log is {config.run_log}")
+
+
+def read_summary(config: PipelineConfig) -> RunSummary:
+    """Reads the newest run of a pipeline from its metadata and artifacts."""
+    store = _store(config)
+    artifacts: dict[str, mlmd.Artifact] = {}
+    for artifact in store.get_artifacts_by_context(_newest_run(store).id):
+        if artifact.state == mlmd.Artifact.LIVE:
+            artifacts[artifact.type] = artifact
+    evaluation = artifacts["ModelEvaluation"].uri
+    pushed = artifacts.get("PushedModel")
+    version = pushed.custom_properties["pushed_version"].string_value if pushed else ""
+    return RunSummary(
+        metrics=_metrics(evaluation, config),
+        blessed=artifacts["ModelBlessing"].custom_properties["blessed"].int_value == 1,
+        pushed=config.pushed / version if version else None,
+    )
+
+
+def _store(config: PipelineConfig) -> metadata_store.MetadataStore:
+    connection = mlmd.ConnectionConfig()
+    connection.sqlite.filename_uri = str(config.metadata)
+    return metadata_store.MetadataStore(connection)
+
+
+def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
+    return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
+
+
+def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
+    bounds = config.thresholds
+    candidate = _Results(evaluation, CANDIDATE)
+    baseline = _Results(evaluation, BASELINE)
+    metrics = []
+    for label, bound in zip(LABELS, (bounds.click_ndcg, bounds.conversion_ndcg), strict=True):
+        metrics.append(
+            Metric(
+                f"{label} NDCG@{TOP_K}",
+                candidate=candidate.value(SERVED, ndcg_name(label), TOP_K),
+                baseline=baseline.find(SERVED, ndcg_name(label), TOP_K),
+                initial=candidate.value(INITIAL, ndcg_name(label), TOP_K),
+                lower_bound=bound,
+                largest_loss=bounds.largest_loss,
+            )
+        )
+    for output, bound in (
+        (CLICK, bounds.click_auc),
+        (CONVERSION, bounds.conversion_auc),
+        (LIST_CLICK, bounds.list_click_auc),
+        (LIST_CONVERSION, None),
+    ):
+        title = output.replace("_", " ")
+        metrics.append(
+            Metric(
+                f"{title} AUC",
+                candidate=candidate.value(output, "auc"),
+                baseline=baseline.find(output, "auc"),
+                lower_bound=bound,
+            )
+        )
+        metrics.append(
+            Metric(
+                f"{title} calibration",
+                candidate=candidate.value(output, "calibration"),
+                baseline=baseline.find(output, "calibration"),
+            )
+        )
+    return tuple(metrics)
+
+
+class _Results:
+    """One model's metrics in an evaluation; without metrics where the model took no part."""
+
+    def __init__(self, evaluation: str, model: str) -> None:
+        self._by_output: Mapping = {}
+        for name in (model, ""):  # a model evaluated alone has no name
+            loaded = tfma.load_eval_result(evaluation, model_name=name)
+            if loaded.slicing_metrics and (name or model == CANDIDATE):
+                self._by_output = loaded.slicing_metrics[0][1]
+                break
+
+    def find(self, output: str, name: str, top_k: int | None = None) -> float | None:
+        key = "" if top_k is None else f"topK:{top_k}"
+        value = self._by_output.get(output, {}).get(key, {}).get(name)
+        return None if value is None else float(value["doubleValue"])
+
+    def value(self, output: str, name: str, top_k: int | None = None) -> float:
+        found = self.find(output, name, top_k)
+        return float("nan") if found is None else found
