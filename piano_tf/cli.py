@@ -241,7 +241,9 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
             answer = client.rerank(asked)
     except (RequestError, RerankError) as error:
         raise PianoError(str(error)) from error
-    Console().print(reranking_table(asked, answer, {label: row[label] for label in LABELS}))
+    Console(soft_wrap=True).print(
+        reranking_table(asked, answer, {label: row[label] for label in LABELS})
+    )
 
 
 def main() -> None:

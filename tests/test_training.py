@@ -64,7 +64,7 @@ def test_evaluation_does_not_depend_on_the_size_of_batches(fitted, log_dir, enco
         for size in (20, 8)
     )
     # The loss is a mean over batches' means of items, so that it is close but not the same.
-    assert len(whole) == 1 + 6
+    assert len(whole) == 1 + len(NDCGS)
     for metric in whole.keys() - {"loss"}:
         np.testing.assert_allclose(parts[metric], whole[metric], rtol=1e-4, err_msg=metric)
 

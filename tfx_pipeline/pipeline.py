@@ -35,7 +35,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
             ]
         ),
         custom_executor_spec=executor_spec.BeamExecutorSpec(CheckedParquetExecutor),
-    )
+    ).with_id("ExampleGen")
     examples = example_gen.outputs["examples"]
     statistics_gen = tfx.components.StatisticsGen(examples=examples)
     statistics = statistics_gen.outputs["statistics"]

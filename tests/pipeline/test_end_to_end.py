@@ -29,7 +29,7 @@ from tfx_pipeline.summary import read_summary
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
 
 STAGES = (
-    "FileBasedExampleGen",
+    "ExampleGen",
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
@@ -352,9 +352,9 @@ def test_a_bad_log_stops_the_pipeline_with_one_sentence(first_run: Run, tmp_path
     done = piano("pipeline", "--logs", bad, "--home", tmp_path / "home")
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: FileBasedExampleGen: {file}, column 'conversion', row 7: "
+        f"error: ExampleGen: {file}, column 'conversion', row 7: "
         "got 1 at position 0 where 'click' is 0, expected <= click\n"
     )
-    left = (tmp_path / "home" / "artifacts").glob("FileBasedExampleGen/examples/**/*")
+    left = (tmp_path / "home" / "artifacts").glob("ExampleGen/examples/**/*")
     assert not [path for path in left if path.is_file()]
     assert versions(tmp_path / "home") == []
