@@ -8,7 +8,7 @@ help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 demo: environment  ## logs, pipeline, server, one list re-ranked (DATASET=lastfm DATA=folder)
-	@DATASET="$(DATASET)" DATA="$(DATA)" LISTS="$(LISTS)" OUTPUT="$(OUTPUT)" scripts/demo.sh
+	@DATASET="$(DATASET)" DATA="$(DATA)" LISTS="$(LISTS)" WORLD="$(WORLD)" OUTPUT="$(OUTPUT)" scripts/demo.sh
 
 test: environment  ## every test
 	@$(PYTEST)

@@ -3,6 +3,7 @@
 #   DATASET  simulated (default) or lastfm
 #   DATA     folder of the published files, for lastfm
 #   LISTS    how many lists to simulate
+#   WORLD    JSON of a SimulationConfig, instead of LISTS
 #   OUTPUT   folder of all that is written
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,8 @@ step() { printf '\n== %s\n' "$*"; }
 step "1/4  logs"
 case $dataset in
   simulated)
-    $piano logs simulated --lists "${LISTS:-20000}" --output "$output/logs" --overwrite ;;
+    if [ -n "${WORLD:-}" ]; then size=(--config "$WORLD"); else size=(--lists "${LISTS:-20000}"); fi
+    $piano logs simulated "${size[@]}" --output "$output/logs" --overwrite ;;
   lastfm)
     if [ -z "${DATA:-}" ]; then
       echo "error: DATASET=lastfm needs DATA=folder of the HetRec 2011 files." >&2
@@ -32,6 +34,10 @@ esac
 step "2/4  pipeline"
 $piano pipeline --logs "$output/logs" --home "$output/pipeline"
 
+if [ ! -d "$output/pipeline/pushed" ]; then
+  echo "error: no model has been blessed yet, so there is none to serve; see the summary above." >&2
+  exit 1
+fi
 step "3/4  server"
 port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 $piano serve --model-dir "$output/pipeline/pushed" --port "$port" &
@@ -40,4 +46,4 @@ trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
 
 step "4/4  one list, before and after"
 $piano rerank --address "127.0.0.1:$port" --logs "$output/logs" --timeout 120
-printf '\npushed model: %s\n' "$output/pipeline/pushed"
+printf '\npushed model: %s\n' "$(ls -d "$output/pipeline/pushed/"* | tail -n 1)"

@@ -12,7 +12,7 @@ from pathlib import Path
 from piano_tf.config import Config
 
 # Small, but large enough that a trained model is far from a random one.
-WORLD = {"lists": 1500, "users": 60, "items": 300, "artists": 40, "genres": 6, "pool": 30}
+WORLD = {**json.loads(Path(__file__).with_name("world.json").read_text()), "lists": 1500}
 CONFIG = {
     "model": {"width": 16, "heads": 2, "blocks": 1},
     "training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 64},
