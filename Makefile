@@ -1,4 +1,4 @@
-# Every command does its own set-up; a second call does no work twice.
+# Every command does its own set-up; what is set up already is not set up again.
 .PHONY: help demo test lint types check environment clean
 .DEFAULT_GOAL := help
 

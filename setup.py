@@ -28,10 +28,8 @@ setup(
     install_requires=[
         "tensorflow==2.15.1",
         "tensorflow-ranking==0.5.5",
-        "tensorflow-recommenders==0.7.7",
         "click>=8",
         "numpy<2",
-        "pandas<2",
         "pyarrow>=10",
         "pydantic>=2,<3",
         "rich>=13",

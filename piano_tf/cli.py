@@ -91,7 +91,7 @@ def parquet(input_dir: Path, **destination: Any) -> None:
 
 @logs.command()
 @click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
 )

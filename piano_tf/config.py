@@ -48,6 +48,8 @@ class Frozen(pydantic.BaseModel):
             return cls.from_json(Path(path).read_bytes())
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: no such file; expected JSON of {cls.__name__}") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
@@ -138,7 +140,7 @@ class TrainingConfig(Frozen):
     epochs: int = pydantic.Field(default=10, ge=1)
     learning_rate: float = pydantic.Field(default=3e-3, ge=0.0)
     patience: int = pydantic.Field(default=2, ge=1)
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
 class ScoreConfig(Frozen):

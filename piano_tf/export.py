@@ -134,7 +134,7 @@ def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
       PianoError: `path` exists.
     """
     path = Path(path)
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise PianoError(f"{path} exists already; a version of a model is never overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

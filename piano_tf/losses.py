@@ -16,7 +16,6 @@ Tensors = Mapping[str, tf.Tensor]
 LISTWISE = (
     "softmax_loss",
     "unique_softmax_loss",
-    "list_mle_loss",
     "approx_ndcg_loss",
     "approx_mrr_loss",
     "pairwise_logistic_loss",
@@ -46,15 +45,22 @@ def listwise_loss(name: str, labels: tf.Tensor, logits: tf.Tensor, *, mask: tf.T
     >>> bool(abs(loss - np.log(1 + np.e)) < 1e-6)
     True
     """
-    if name not in LISTWISE:
-        raise ConfigError(f"loss.listwise: got {name!r}, expected one of {', '.join(LISTWISE)}")
+    _require_known(name)
     lowest = logits.dtype.min
     top = tf.reduce_max(tf.where(mask, logits, lowest), axis=1, keepdims=True)
     # TF-Ranking gives padding the logit log(1e-10). With each list's largest at 0 that is nothing,
     # however small the list's own logits are.
     shifted = tf.where(mask, logits - tf.stop_gradient(top), 0.0)
     # The one place, beside the metrics, where a label of -1 stands for padding.
-    return tfr.keras.losses.get(name)(tf.where(mask, labels, -1.0), shifted)
+    loss = tfr.keras.losses.get(name, reduction=tf.keras.losses.Reduction.NONE)
+    each = loss(tf.where(mask, labels, -1.0), shifted)
+    # Summed within a list and averaged over lists: a mean over pairs would count padded ones too.
+    return tf.reduce_mean(tf.reduce_sum(each, axis=list(range(1, each.shape.rank))))
+
+
+def _require_known(name: str) -> None:
+    if name not in LISTWISE:
+        raise ConfigError(f"loss.listwise: got {name!r}, expected one of {', '.join(LISTWISE)}")
 
 
 def _mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -95,6 +101,7 @@ class RerankingLoss:
 
     def __init__(self, config: LossConfig | None = None) -> None:
         self.config = config or LossConfig()
+        _require_known(self.config.listwise)  # inside a graph the error would lose its sentence
 
     def __call__(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> tf.Tensor:
         """The loss of a batch.

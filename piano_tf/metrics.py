@@ -72,6 +72,13 @@ class NDCG(ListMetric):
         self.inner.update_state(tf.where(mask, y, -1.0), scores, weights)
 
 
+def _auc() -> tf.keras.metrics.AUC:
+    """AUC in buckets of logits, for rare events all fall into one equal bucket of probability."""
+    return tf.keras.metrics.AUC(
+        thresholds=tf.sigmoid(tf.linspace(-15.0, 15.0, 199)).numpy().tolist(), from_logits=True
+    )
+
+
 class ItemAUC(ListMetric):
     """AUC of one output over all shown items.
 
@@ -80,7 +87,7 @@ class ItemAUC(ListMetric):
     """
 
     def __init__(self, label: str) -> None:
-        super().__init__(tf.keras.metrics.AUC(from_logits=True), f"{label}_auc")
+        super().__init__(_auc(), f"{label}_auc")
         self.label = label
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
@@ -97,12 +104,15 @@ class ListAUC(ListMetric):
     """
 
     def __init__(self, label: str) -> None:
-        super().__init__(tf.keras.metrics.AUC(from_logits=True), f"list_{label}_auc")
+        super().__init__(_auc(), f"list_{label}_auc")
         self.label = label
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
         target = list_targets(tf.cast(labels[self.label], tf.float32), mask, "any")
-        self.inner.update_state(target, outputs[f"list_{self.label}"])
+        shown = tf.reduce_any(mask, axis=1)  # a list of padding only is no list
+        self.inner.update_state(
+            tf.boolean_mask(target, shown), tf.boolean_mask(outputs[f"list_{self.label}"], shown)
+        )
 
 
 def default_metrics() -> list[ListMetric]:

@@ -83,6 +83,7 @@ def fit_log(
       config: Everything.
       verbose: As in `tf.keras.Model.fit`.
     """
+    tf.keras.utils.set_random_seed(config.training.seed)  # shuffling depends on it too
     encoder = Encoder.fit(log_dir, config.encoding)
     with tempfile.TemporaryDirectory() as scratch:
         size, seed = config.training.batch_size, config.training.seed
@@ -107,6 +108,11 @@ class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
         super().__init__(
             monitor="val_ndcg_10", mode="max", patience=patience, restore_best_weights=True
         )
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        super().on_train_end(logs)
+        if self.best_weights is not None:  # Keras restores them only where it stops early
+            self.model.set_weights(self.best_weights)
 
     def get_monitor_value(self, logs: Mapping[str, float]) -> float:
         return sum(logs[f"val_{label}_ndcg_10"] for label in LABELS) / len(LABELS)

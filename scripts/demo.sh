@@ -45,5 +45,12 @@ server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
 
 step "4/4  one list, before and after"
-$piano rerank --address "127.0.0.1:$port" --logs "$output/logs" --timeout 120
+$piano rerank --address "127.0.0.1:$port" --logs "$output/logs" --timeout 120 &
+asked=$!
+# Whichever ends first: a server that dies must not leave the other waiting for it.
+if ! wait -n "$server" "$asked"; then
+  kill "$asked" 2>/dev/null || true
+  echo "error: the list was not re-ranked; see above." >&2
+  exit 1
+fi
 printf '\npushed model: %s\n' "$(ls -d "$output/pipeline/pushed/"* | tail -n 1)"

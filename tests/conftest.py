@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from hypothesis import settings
 
 from piano_tf import metrics
 from piano_tf.config import Config, EncodingConfig, ModelConfig, TrainingConfig
@@ -27,6 +28,10 @@ from piano_tf.features import LABELS, FeatureSpec
 from piano_tf.metrics import NDCG
 from piano_tf.models import REGISTRY
 from piano_tf.training import FittedReranker, fit
+
+# The same examples in every run, and none kept from earlier ones.
+settings.register_profile("piano", derandomize=True, deadline=None, database=None)
+settings.load_profile("piano")
 
 Row = dict[str, Any]
 
@@ -138,9 +143,9 @@ def fitted(log_dir: Path, encoder: Encoder) -> Callable[[str], FittedReranker]:
         if name not in known:
             config = Config(
                 model=MODEL.model_copy(update={"name": name}),
-                training=TrainingConfig(epochs=30, learning_rate=0.02, patience=30),
+                training=TrainingConfig(epochs=20, learning_rate=0.03, patience=20),
             )
-            lists = dataset(log_dir, "train", encoder, batch_size=10).cache()
+            lists = dataset(log_dir, "train", encoder, batch_size=20).cache()
             with mock.patch.object(metrics, "default_metrics", lambda: [*map(NDCG, LABELS)]):
                 known[name] = fit(lists, lists, encoder.inputs, config, verbose=0)
         return known[name]

@@ -63,13 +63,13 @@ configs = st.builds(
 
 
 @given(configs)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_json_round_trip_is_exact(config: Config) -> None:
     assert Config.from_json(config.model_dump_json()) == config
 
 
 @given(st.builds(ScoreConfig, click=st.floats(allow_nan=False, allow_infinity=False)))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_score_weights_survive_json(score: ScoreConfig) -> None:
     assert ScoreConfig.from_json(score.model_dump_json()) == score
 

@@ -31,7 +31,7 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
 
 
 @given(specs())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_spec_survives_json(spec: FeatureSpec) -> None:
     again = FeatureSpec.from_json(spec.model_dump_json())
     assert again == spec
@@ -41,7 +41,7 @@ def test_spec_survives_json(spec: FeatureSpec) -> None:
 
 
 @given(specs())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_columns_are_unique_and_labels_are_last_and_optional(spec: FeatureSpec) -> None:
     columns = [column.name for column in spec.columns()]
     assert len(set(columns)) == len(columns)
@@ -52,7 +52,7 @@ def test_columns_are_unique_and_labels_are_last_and_optional(spec: FeatureSpec) 
 
 
 @given(specs())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_value_has_one_table_and_history_shares_the_items(spec: FeatureSpec) -> None:
     strings, floats = spec.tables("string"), spec.tables("float")
     assert not strings.keys() & floats.keys()

@@ -110,7 +110,7 @@ def batches(draw: st.DrawFn) -> tuple[Arrays, Arrays, np.ndarray]:
 
 
 @given(batches(), st.tuples(*[st.floats(0, 4)] * 4), st.sampled_from(["any", "rate"]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_any_batch_against_the_formula(batch, parts, target: str) -> None:
     names = ("conversion", "calibration", "list_level", "consistency")
     weights = {**dict(zip(names, parts, strict=True)), "list_target": target}

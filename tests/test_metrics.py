@@ -50,7 +50,7 @@ def batches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(st.lists(batches(), min_size=1, max_size=3), st.sampled_from([1, 3, 10]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_ndcg_is_the_mean_over_lists_with_a_positive(parts, k: int) -> None:
     metric = NDCG("conversion", k)
     found = []

@@ -26,7 +26,7 @@ def lists(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(lists())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_best_first_ties_by_initial_rank_padding_last(made) -> None:
     scores, mask = made
     for row, values, real in zip(order(scores, mask), scores, mask, strict=True):
@@ -37,7 +37,7 @@ def test_best_first_ties_by_initial_rank_padding_last(made) -> None:
 
 
 @given(lists())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_what_stands_at_padding_does_not_change_the_order(made) -> None:
     scores, mask = made
     loud = np.where(mask, scores, 3e38)
@@ -64,7 +64,7 @@ WEIGHTS = st.floats(-4, 4)
 
 
 @given(LOGITS, st.floats(0, 80), WEIGHTS, WEIGHTS)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_score_is_the_weighted_sum_of_log_probabilities(
     click: float, below: float, a: float, b: float
 ) -> None:

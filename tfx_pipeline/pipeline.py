@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from google.protobuf import any_pb2, wrappers_pb2
 from tfx import v1 as tfx
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
+from tfx.proto import example_gen_pb2
 
 import piano_tf
 import tfx_pipeline
@@ -26,6 +28,9 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     features = read_spec(config.logs)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
     code = {"code": _code_fingerprint()}
+    # ExampleGen's own fingerprint sees the Parquet files alone, and not what they are held to.
+    contract = any_pb2.Any()
+    contract.Pack(wrappers_pb2.StringValue(value=features.model_dump_json() + code["code"]))
 
     example_gen = FileBasedExampleGen(
         input_base=str(config.logs),
@@ -34,6 +39,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
                 tfx.proto.Input.Split(name=split, pattern=f"{split}/*.parquet") for split in SPLITS
             ]
         ),
+        custom_config=example_gen_pb2.CustomConfig(custom_config=contract),
         custom_executor_spec=executor_spec.BeamExecutorSpec(CheckedParquetExecutor),
     ).with_id("ExampleGen")
     examples = example_gen.outputs["examples"]

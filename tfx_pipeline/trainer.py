@@ -31,6 +31,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     features = FeatureSpec.from_json(fn_args.custom_config[_FEATURES])
     spec = EncodingSpec(features=features, encoding=config.encoding)
     output = tft.TFTransformOutput(fn_args.transform_output)
+    tf.keras.utils.set_random_seed(config.training.seed)  # shuffling depends on it too
     inputs = input_spec(output, spec)
     size = config.training.batch_size
     train = encoded_dataset(

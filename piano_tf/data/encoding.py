@@ -27,7 +27,7 @@ Batch = dict[str, tf.Tensor]
 
 # Scripts written without spaces: each character is a token of its own.
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
-_SEPARATORS = r"[\p{Z}\p{P}\p{C}]+"
+_SEPARATORS = r"[\p{Z}\p{P}\p{C}\x{FFFD}]+"
 
 
 class Tables(Protocol):
@@ -167,6 +167,7 @@ class Encoder(tf.Module):
                 num_oov_buckets=encoding.oov_buckets,
             )
             for name, strings in self.vocabularies.items()
+            if strings  # an empty table cannot be made
         }
 
     @property
@@ -180,6 +181,8 @@ class Encoder(tf.Module):
         )
 
     def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
+        if table not in self._lookups:
+            return tf.strings.to_hash_bucket_fast(values, self.encoding.oov_buckets)
         return self._lookups[table].lookup(values)
 
     def moments(self, table: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -216,7 +219,7 @@ class Encoder(tf.Module):
                 for column in columns:
                     values = _values(batch, column).to_numpy(zero_copy_only=False)
                     x = compress(tf.constant(values)).numpy().astype(np.float64)
-                    sums[name] += (x.size, x.sum(), np.square(x).sum())
+                    sums[name] = _merged(sums[name], x)
             if progress is not None:
                 progress(batch.num_rows)
         vocabularies = {
@@ -233,8 +236,9 @@ class Encoder(tf.Module):
                 {
                     "features": self.features.model_dump(mode="json"),
                     "encoding": self.encoding.model_dump(mode="json"),
-                    "vocabularies": self.vocabularies,
-                    "moments": self._moments,
+                    # tf.Module wraps dictionaries and tuples, which json does not know.
+                    "vocabularies": {name: [*values] for name, values in self.vocabularies.items()},
+                    "moments": {name: [*pair] for name, pair in self._moments.items()},
                 },
                 ensure_ascii=False,
             ),
@@ -283,10 +287,21 @@ def _most_frequent(counter: collections.Counter[str], size: int | None) -> list[
     return [string.decode() for _, string in kept[:size]]
 
 
-def _moments_of(count: float, total: float, squares: float) -> tuple[float, float]:
+def _merged(seen: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Count, mean and sum of squared deviations with more values (Chan et al.); a column that never
+    changes deviates by exactly 0, as it would not by the mean of squares.
+    """
+    if not x.size:
+        return seen
+    count, mean, squares = seen
+    more = x[0] + (x - x[0]).mean()
+    gap, total = more - mean, count + x.size
+    squares += np.square(x - more).sum() + gap * gap * count * x.size / total
+    return np.array([total, mean + gap * x.size / total if count else more, squares])
+
+
+def _moments_of(count: float, mean: float, squares: float) -> tuple[float, float]:
     """Mean and standard deviation; 0 and 1 where there is nothing to divide by."""
     if count == 0:
         return 0.0, 1.0
-    mean = total / count
-    variance = max(squares / count - mean * mean, 0.0)
-    return mean, float(np.sqrt(variance)) or 1.0
+    return float(mean), float(np.sqrt(squares / count)) or 1.0

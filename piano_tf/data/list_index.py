@@ -70,6 +70,6 @@ class ListIndex:
 
     def timestamp_at(self, share: float) -> int:
         """The timestamp of the list that has `share` of all lists before it, in order of time."""
-        offset = min(int(share * self._rows), self._rows - 1)
+        offset = min(int(round(share * self._rows, 6)), self._rows - 1)
         query = "SELECT timestamp FROM lists ORDER BY timestamp LIMIT 1 OFFSET ?"
         return int(self._db.execute(query, (offset,)).fetchone()[0])

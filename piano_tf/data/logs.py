@@ -59,14 +59,11 @@ def split_files(log_dir: Path, split: str) -> list[Path]:
     return files
 
 
-def read_batches(
-    files: Sequence[Path], *, columns: Sequence[str] | None = None, rows: int = _BATCH_ROWS
-) -> Iterator[pa.RecordBatch]:
+def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Reads Parquet files a batch at a time.
 
     Args:
       files: In the order in which to read.
-      columns: Names of the columns to read; all by default.
       rows: At most this many lists a batch.
 
     Raises:
@@ -75,7 +72,7 @@ def read_batches(
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(batch_size=rows, columns=columns)
+                yield from parquet.iter_batches(batch_size=rows)
         except (pa.ArrowInvalid, OSError) as error:
             raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
 
@@ -133,8 +130,11 @@ def write_log(
     output = Path(output)
     if output.exists() and not overwrite:
         raise PianoError(f"{output} exists already; choose another output, or --overwrite")
-    if output.exists() and not (output / SPEC_FILE).exists() and any(output.iterdir()):
-        raise PianoError(f"{output} exists and is not a log (no {SPEC_FILE}); not overwritten")
+    if output.exists() and not output.is_dir():
+        raise PianoError(f"{output} is a file, expected a folder; not overwritten")
+    parts = (SPEC_FILE, *SPLITS)
+    if output.exists() and any(output.iterdir()) and not all((output / p).exists() for p in parts):
+        raise PianoError(f"{output} is not a log (with {', '.join(parts)}); not overwritten")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -146,6 +146,8 @@ def write_log(
             output.rename(partial / _REPLACED)
         partial.rename(output)
     except BaseException:
+        if (partial / _REPLACED).exists():
+            (partial / _REPLACED).rename(output)
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(output / _REPLACED, ignore_errors=True)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from piano_tf.data.logs import read_batches
 from piano_tf.data.source import Source
+from piano_tf.data.validation import checked
 from piano_tf.errors import LogError
 from piano_tf.features import SPEC_FILE, FeatureSpec
 
@@ -19,7 +20,7 @@ def read(input_dir: Path) -> Source:
       input_dir: The folder; its files are read in the order of their names.
 
     Raises:
-      LogError: There are no files, or one is not Parquet.
+      LogError: There are no files, or one is not Parquet; once read, a list breaks the contract.
       ConfigError: The spec is missing or wrong.
     """
     input_dir = Path(input_dir)
@@ -31,4 +32,8 @@ def read(input_dir: Path) -> Source:
         total = sum(pq.read_metadata(file).num_rows for file in files)
     except (OSError, ValueError) as error:
         raise LogError(f"cannot be read as Parquet ({error})", source=str(input_dir)) from error
-    return Source(spec, read_batches(files), total)
+    # Checked file by file, so that an error names the file and the row within it.
+    batches = (
+        batch for file in files for batch in checked(read_batches([file]), spec, source=str(file))
+    )
+    return Source(spec, batches, total)

@@ -86,21 +86,33 @@ def _cast(array: pa.Array, column: Column, first_row: int, source: str | None) -
     fits = is_string if column.type == "string" else is_number
     if is_list == (column.axis is not Axis.LIST) and (fits or is_untyped):
         try:
-            # Narrowing a float is meant; cutting the fraction off a label is not.
-            return pc.cast(array, column.arrow_type, safe=column.type != "float")
-        except pa.ArrowInvalid as error:
-            raise LogError(
-                f"expected {column.arrow_type}: {error}",
-                column=column.name,
-                row=first_row,
-                source=source,
-            ) from error
+            return _converted(array, column)
+        except pa.ArrowInvalid:
+            for row in range(len(array)):
+                try:
+                    _converted(array.take(pa.array([row])), column)
+                except pa.ArrowInvalid as error:
+                    raise LogError(
+                        f"expected {column.arrow_type}: {error}",
+                        column=column.name,
+                        row=first_row + row,
+                        source=source,
+                    ) from error
+            raise
     raise LogError(
         f"got type {array.type}, expected {column.arrow_type}",
         column=column.name,
         row=first_row,
         source=source,
     )
+
+
+def _converted(array: pa.Array, column: Column) -> pa.Array:
+    # Narrowing a float is meant; cutting the fraction off a label is not.
+    converted = pc.cast(array, column.arrow_type, safe=column.type != "float")
+    if column.type == "string":
+        converted.validate(full=True)  # Arrow does not look whether strings are UTF-8 before
+    return converted
 
 
 def _first_fault(batch: pa.RecordBatch, spec: FeatureSpec) -> tuple[str, int, str] | None:

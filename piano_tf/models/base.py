@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from piano_tf import losses, metrics
+from piano_tf import losses
 from piano_tf.config import ModelConfig
-from piano_tf.features import Axis, InputSpec
+from piano_tf.features import OUTPUTS, Axis, InputSpec
 from piano_tf.masks import mask_of
+from piano_tf.metrics import ListMetric
+
+
+@dataclasses.dataclass
+class _Meters:
+    """Metrics, in an object that Keras does not look into: their state is no weight of a model."""
+
+    loss: tf.keras.metrics.Mean
+    metrics: list[ListMetric]
 
 
 class Reranker(tf.keras.Model):
@@ -29,14 +39,13 @@ class Reranker(tf.keras.Model):
         super().__init__(**kwargs)
         self.inputs_spec = InputSpec.model_validate(inputs)
         self.config = ModelConfig.model_validate(config)
-        self._loss_mean = tf.keras.metrics.Mean("loss")
-        self._list_metrics: list[metrics.ListMetric] = []
+        self._meters = _Meters(tf.keras.metrics.Mean("loss"), [])
 
     def compile(
         self,
         optimizer: str | tf.keras.optimizers.Optimizer = "adam",
         loss: losses.RerankingLoss | None = None,
-        metrics: Sequence[metrics.ListMetric] = (),
+        metrics: Sequence[ListMetric] = (),
         **kwargs,
     ) -> None:
         """Prepares for `fit` and `evaluate`.
@@ -53,23 +62,23 @@ class Reranker(tf.keras.Model):
         if loss is not None and not isinstance(loss, losses.RerankingLoss):
             raise TypeError(f"loss: got {loss!r}, expected a piano_tf.losses.RerankingLoss")
         for metric in metrics:
-            if not hasattr(metric, "inner"):
+            if not isinstance(metric, ListMetric):
                 raise TypeError(f"metrics: got {metric!r}, expected one of piano_tf.metrics")
         super().compile(optimizer=optimizer, **kwargs)
         self._reranking_loss = loss or losses.RerankingLoss()
-        self._list_metrics = list(metrics)
+        self._meters.metrics = list(metrics)
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        return [self._loss_mean, *self._list_metrics]
+        return [self._meters.loss, *self._meters.metrics]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None) -> tf.Tensor:
         loss = self._reranking_loss(y, y_pred, mask_of(x, Axis.ITEM))
-        self._loss_mean.update_state(loss, tf.shape(x["item_id"])[0])
+        self._meters.loss.update_state(loss, tf.shape(x["item_id"])[0])
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
-        for metric in self._list_metrics:
+        for metric in self._meters.metrics:
             metric.update_state(y, y_pred, mask_of(x, Axis.ITEM))
         return self.get_metrics_result()
 
@@ -90,12 +99,7 @@ def outputs_of(
     items: tuple[tf.Tensor, tf.Tensor], lists: tuple[tf.Tensor, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
     """The output dictionary from (click, conversion) logits of items and of lists."""
-    return {
-        "click": items[0],
-        "conversion": items[1],
-        "list_click": lists[0],
-        "list_conversion": lists[1],
-    }
+    return dict(zip(OUTPUTS, (*items, *lists), strict=True))
 
 
 def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -69,7 +69,7 @@ def test_bytes_that_are_not_utf8_separate_words(query: bytes, expected: list[str
 
 
 @given(st.lists(st.binary(max_size=12) | st.text(max_size=8).map(str.encode), max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_bytes_become_valid_lower_case_tokens(queries: list[bytes]) -> None:
     found = tokens(tf.constant(queries, tf.string)).to_list()
     assert len(found) == len(queries)
@@ -295,7 +295,7 @@ def test_floats_are_standardised_and_zero_at_padding(encoder, log_dir: Path, tin
 
 
 @given(st.lists(st.floats(-(2**99), 2**99, width=32), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_compress_is_the_signed_logarithm(values: list[float]) -> None:
     x = np.array(values)
     expected = np.sign(x) * np.log1p(np.abs(x))
@@ -303,7 +303,7 @@ def test_compress_is_the_signed_logarithm(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 1000.0, 1e30])
-@pytest.mark.parametrize("lists", [2, 86])
+@pytest.mark.parametrize("lists", [2, 43])
 def test_a_column_that_never_changes_is_not_divided_by_nothing(
     tmp_path: Path, tiny, value: float, lists: int
 ) -> None:

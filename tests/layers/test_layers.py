@@ -280,21 +280,21 @@ def test_age_buckets_are_powers_of_two_of_hours() -> None:
 
 # --- the entire space ---
 
-LOGITS = st.floats(-100, 100)
+LOGITS = st.floats(-100, 100, width=32, allow_subnormal=False)
 
 
 @given(LOGITS, LOGITS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_entire_space_logit_is_the_logit_of_the_product(click: float, given_click: float) -> None:
     log_p = log_sigmoid(np.float64(click)) + log_sigmoid(np.float64(given_click))
     expected = log_p - np.log(-np.expm1(log_p))
     found = layers.entire_space_logit(tf.constant(click), tf.constant(given_click)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    assert found <= np.float32(click)
+    assert found <= np.float32(click) + 1e-5
 
 
 @given(st.lists(LOGITS, min_size=2, max_size=2))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_entire_space_logit_takes_the_two_in_either_order(pair: list[float]) -> None:
     a, b = (tf.constant(x) for x in pair)
     one, other = layers.entire_space_logit(a, b), layers.entire_space_logit(b, a)
@@ -322,7 +322,7 @@ def test_conversion_is_never_likelier_than_click() -> None:
     head(vectors)
     click, conversion = randomised(head)(vectors)
     assert click.shape == conversion.shape == (50,)
-    assert (conversion <= click).numpy().all()
+    assert (conversion <= click + 1e-5).numpy().all()
     hidden = [
         np.maximum(vectors @ layer.kernel + layer.bias, 0)
         for layer in (head.click_hidden, head.conversion_hidden)
@@ -510,7 +510,7 @@ def test_ian_conditions_every_item_on_the_whole_list() -> None:
     assert click.shape == conversion.shape == (B,)
     for found, alone in zip((click, conversion), ian.head(node), strict=True):
         np.testing.assert_array_equal(found, alone)
-    assert (conversion <= click).numpy().all()
+    assert (conversion <= click + 1e-5).numpy().all()
 
 
 def test_ian_starts_from_its_token_and_the_interest() -> None:

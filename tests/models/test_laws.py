@@ -28,7 +28,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def randomise(model: Reranker) -> Reranker:
     """Weights as training leaves them, so that no law holds because something is still 0."""
     rng = np.random.default_rng(11)
-    model.set_weights([rng.normal(0, 0.4, weight.shape) for weight in model.get_weights()])
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(0, 0.6, weight.shape))
     return model
 
 
@@ -110,7 +111,7 @@ def test_four_outputs_of_the_right_shapes(model: Reranker, batch: Batch) -> None
 
 def test_conversion_is_never_likelier_than_click(model: Reranker, batch: Batch) -> None:
     outputs = real_of(model(batch), batch)
-    assert (outputs["conversion"] <= outputs["click"]).all()
+    assert (outputs["conversion"] <= outputs["click"] + 1e-5).all()
     assert (outputs["list_conversion"] <= outputs["list_click"] + 1e-5).all()
 
 

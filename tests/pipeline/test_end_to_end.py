@@ -320,7 +320,8 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     before = versions(first_run.home)
     untrained = {**CONFIG, "training": {"epochs": 1, "learning_rate": 0.0}}
     config = written(first_run.home.parent / "worse.json", untrained)
-    thresholds = written(first_run.home.parent / "thresholds.json", THRESHOLDS)
+    strict = {**THRESHOLDS, "click_auc": 0.9999}
+    thresholds = written(first_run.home.parent / "strict.json", strict)
     done = piano(
         "pipeline",
         *("--logs", first_run.logs, "--home", first_run.home),
@@ -329,6 +330,7 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     assert done.returncode == 0, done.stderr
     assert "not blessed" in done.stdout
     assert "below the last blessed model's" in done.stdout
+    assert "is below the threshold 0.9999" in done.stdout
     assert "nothing pushed" in done.stdout
     assert versions(first_run.home) == before
 
