@@ -55,7 +55,10 @@ class ServingModule(tf.Module):
         weights: ScoreConfig,
     ) -> None:
         super().__init__(name="piano")
-        self.model = model
+        # The weights are saved, and not the Keras model: that would trace every layer once more,
+        # for a reader that no server is.
+        self.weights = model.variables
+        self._model = lambda inputs: model(inputs, training=False)
         self.encode = encode
         self._features = features
         self._weights = weights
@@ -89,7 +92,7 @@ class ServingModule(tf.Module):
         return raw_specs(self._features, labels=False)
 
     def _answer(self, columns: Tensors) -> Tensors:
-        outputs = self.model(self.encode(columns), training=False)
+        outputs = self._model(self.encode(columns))
         mask = mask_of(columns, Axis.ITEM)
         scores = score(outputs, self._weights)
         return {

@@ -56,6 +56,8 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         preprocessing_fn="tfx_pipeline.transform.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=[_TRAIN], transform=[_TRAIN, _VALIDATION]),
         custom_config={**encoding.custom_config(), **code},
+        # A cache of analyses pays where the next run shares most of its data; here it only costs.
+        disable_analyzer_cache=True,
     )
     model_trainer = tfx.components.Trainer(
         run_fn="tfx_pipeline.trainer.run_fn",
