@@ -32,9 +32,11 @@ def run(config: PipelineConfig) -> None:
         except Exception as error:
             logging.exception("the run stopped")
             lines.fail()
-            reason = str(error).partition("\n")[0]
+            reason = str(error)
             if not isinstance(error, PianoError):
-                reason = f"{type(error).__name__}: {reason} (the full log is {config.run_log})"
+                # Of TensorFlow's and Beam's long stories the last line says what happened.
+                last = reason.strip().splitlines()[-1].strip() if reason.strip() else "no message"
+                reason = f"{type(error).__name__}: {last} (the full log is {config.run_log})"
             raise PianoError(f"{lines.stage or 'pipeline'}: {reason}") from error
         # `tfx pipeline create` reads this file with a runner that runs nothing.
         if not lines.finished:

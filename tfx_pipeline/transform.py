@@ -48,7 +48,11 @@ def preprocessing_fn(
         for column in spec.features.columns(labels=False)
     }
     encoded = encode(raw, spec, _AnalysedTables(raw, spec))
-    outputs = {name: _variable_length(name, values, encoded) for name, values in encoded.items()}
+    outputs = {
+        column.name: _variable_length(encoded[column.name], column.axis, encoded)
+        for column in spec.features.columns(labels=False)
+        if column.name in encoded
+    }
     return {**outputs, **{label: inputs[label] for label in LABELS}}
 
 
@@ -108,9 +112,10 @@ def _sparse(values: tf.Tensor, mask: tf.Tensor) -> tf.SparseTensor:
     return tf.SparseTensor(where, tf.gather_nd(values, where), tf.shape(mask, tf.int64))
 
 
-def _variable_length(name: str, values: tf.Tensor, encoded: Tensors) -> tf.Tensor | tf.SparseTensor:
+def _variable_length(
+    values: tf.Tensor, axis: Axis, encoded: Tensors
+) -> tf.Tensor | tf.SparseTensor:
     """An encoded feature as an example holds it: one row of real values."""
-    axis = _axis(name)
     if axis is Axis.LIST:
         return values
     mask = mask_of(encoded, axis)
@@ -118,13 +123,6 @@ def _variable_length(name: str, values: tf.Tensor, encoded: Tensors) -> tf.Tenso
         mask = tf.repeat(mask, tf.shape(values)[2], axis=1)
         values = tf.reshape(values, tf.shape(mask))
     return _sparse(values, mask)
-
-
-def _axis(name: str) -> Axis:
-    """Along what an encoded feature has values."""
-    if name.startswith("history_"):
-        return Axis.HISTORY
-    return Axis.ITEM if name.startswith("item_") or name == "initial_score" else Axis.LIST
 
 
 def _padded(name: str, values: tf.Tensor | tf.SparseTensor, encoding: EncodingConfig) -> tf.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from piano_tf.features import Axis, InputSpec
+from piano_tf.layers.columns import embedding_tables, vectors_of
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -27,14 +28,9 @@ class ItemEncoder(tf.keras.layers.Layer):
         self.units = units
         columns = self.inputs.features.columns(labels=False)
         self._candidate = [c for c in columns if c.axis is Axis.ITEM]
-        self._history = [c for c in columns if c.axis is Axis.HISTORY and _is_item_feature(c.name)]
-        self.tables = {
-            column.table: tf.keras.layers.Embedding(
-                self.inputs.rows[column.table], units, name=column.table
-            )
-            for column in self._candidate
-            if column.type == "string"
-        }
+        known = {column.table for column in self._candidate}
+        self._history = [c for c in columns if c.axis is Axis.HISTORY and c.table in known]
+        self.tables = embedding_tables(self.inputs, self._candidate, units)
         self.candidate_projection = tf.keras.layers.Dense(units, name="candidate_projection")
         self.history_projection = tf.keras.layers.Dense(units, name="history_projection")
 
@@ -47,20 +43,11 @@ class ItemEncoder(tf.keras.layers.Layer):
         Returns:
           Candidates [B, N, D] and past items [B, H, D]; what stands at padding means nothing.
         """
-        return (
-            self.candidate_projection(self._joined(batch, self._candidate)),
-            self.history_projection(self._joined(batch, self._history)),
+        candidates, history = (
+            tf.concat(vectors_of(batch, columns, self.tables, self.compute_dtype), axis=-1)
+            for columns in (self._candidate, self._history)
         )
-
-    def _joined(self, batch: Mapping[str, tf.Tensor], columns: list) -> tf.Tensor:
-        parts = []
-        for column in columns:
-            values = batch[column.name]
-            if column.type == "string":
-                parts.append(self.tables[column.table](values))
-            else:
-                parts.append(tf.cast(values[..., tf.newaxis], self.compute_dtype))
-        return tf.concat(parts, axis=-1)
+        return self.candidate_projection(candidates), self.history_projection(history)
 
     def get_config(self) -> dict:
         return {
@@ -68,7 +55,3 @@ class ItemEncoder(tf.keras.layers.Layer):
             "inputs": self.inputs.model_dump(mode="json"),
             "units": self.units,
         }
-
-
-def _is_item_feature(name: str) -> bool:
-    return name.startswith("history_item_")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from piano_tf.features import Axis, InputSpec
+from piano_tf.layers.columns import embedding_tables, vectors_of
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -29,13 +30,7 @@ class UserEncoder(tf.keras.layers.Layer):
             for column in self.inputs.features.columns(labels=False)
             if column.axis is Axis.LIST and column.table not in ("", "query")
         ]
-        self.tables = {
-            column.table: tf.keras.layers.Embedding(
-                self.inputs.rows[column.table], units, name=column.table
-            )
-            for column in self._columns
-            if column.type == "string"
-        }
+        self.tables = embedding_tables(self.inputs, self._columns, units)
         self.projection = tf.keras.layers.Dense(units, name="projection")
 
     def call(
@@ -53,14 +48,9 @@ class UserEncoder(tf.keras.layers.Layer):
         """
         real = tf.cast(history_mask, history.dtype)[..., tf.newaxis]
         count = tf.maximum(tf.reduce_sum(real, axis=1), 1)
-        parts = [tf.reduce_sum(history * real, axis=1) / count]
-        for column in self._columns:
-            values = batch[column.name]
-            if column.type == "string":
-                parts.append(self.tables[column.table](values))
-            else:
-                parts.append(tf.cast(values[:, tf.newaxis], self.compute_dtype))
-        return self.projection(tf.concat(parts, axis=-1))
+        past = tf.reduce_sum(history * real, axis=1) / count
+        known = vectors_of(batch, self._columns, self.tables, self.compute_dtype)
+        return self.projection(tf.concat([past, *known], axis=-1))
 
     def get_config(self) -> dict:
         return {
