@@ -135,19 +135,27 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
 
 @piano.command()
 @click.argument("log_dir", metavar="LOGS", type=_FOLDER)
-@click.option("--output", type=_FOLDER, required=True, help="Folder of the SavedModel to make.")
+@click.option(
+    "--output",
+    type=_FOLDER,
+    required=True,
+    help="FOLDER/VERSION to make; `piano serve --model-dir FOLDER` serves it.",
+)
 @click.option("--config", type=_FILE, help="JSON of a Config.")
 def train(log_dir: Path, output: Path, config: Path | None) -> None:
     """Train on LOGS in Keras alone, and export the model."""
     from piano_tf.config import Config
 
     chosen = Config.load(config) if config else Config()
+    if output.exists():
+        raise PianoError(f"{output} exists already; a version of a model is never overwritten")
     from piano_tf.export import ModelCard, ServingModule, export_model
     from piano_tf.training import fit_log
 
     fitted, encoder = fit_log(log_dir, chosen)
     module = ServingModule(fitted.model, encoder, encoder.features, fitted.score)
     card = ModelCard(inputs=encoder.inputs, config=chosen, score=fitted.score)
+    click.echo(f"score: log p(click) + {fitted.score.conversion:g} log p(conversion | click)")
     click.echo(f"exported: {export_model(module, card, output)}")
 
 
@@ -156,7 +164,7 @@ def train(log_dir: Path, output: Path, config: Path | None) -> None:
 @click.option("--home", type=_FOLDER, required=True, help="Folder of all that the pipeline writes.")
 @click.option("--config", type=_FILE, help="JSON of a Config.")
 @click.option("--thresholds", type=_FILE, help="JSON of the Thresholds of a blessing.")
-@click.option("--cache/--no-cache", default=True, help="Whether unchanged stages run again.")
+@click.option("--cache/--no-cache", default=True, help="Take unchanged stages from an earlier run.")
 def pipeline(
     log_dir: Path, home: Path, config: Path | None, thresholds: Path | None, cache: bool
 ) -> None:

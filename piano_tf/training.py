@@ -18,8 +18,9 @@ from piano_tf.losses import RerankingLoss
 from piano_tf.masks import mask_of
 from piano_tf.rerank import score
 
-# b for a = 1; with b = 0 the order is by click alone, with b = 1 by click and conversion.
-_CONVERSION_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+# b for a = 1: from the order by click alone (0) to that by click and conversion (1). A larger b
+# would hold a likely click against an item of equal p(click and conversion).
+_CONVERSION_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,13 +102,18 @@ class RunSummary:
         for loss in losses:
             console.print(f"NDCG may fall by {loss:g} from the last blessed model's", style="dim")
         console.print("calibration is mean prediction / mean label", style="dim")
+        for metric in self.metrics:
+            if metric.initial is not None and metric.candidate < metric.initial:
+                gap = metric.initial - metric.candidate
+                warning = f"{metric.name} is {gap:.4f} below the first stage's own order"
+                console.print(f"[yellow]warning[/yellow]: {warning}", highlight=False)
         if self.blessed:
             console.print("[green]blessed[/green]", highlight=False)
         else:
             reasons = "; ".join(self.complaints)
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
         if self.pushed is None:
-            console.print("nothing pushed: the served model stays as it is", highlight=False)
+            console.print("nothing pushed: what is served stays as it is", highlight=False)
         else:
             console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
 

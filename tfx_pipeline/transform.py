@@ -64,8 +64,11 @@ class _AnalysedTables:
         self._vocabularies = {}
         for name, columns in spec.features.tables("string").items():
             values = tf.concat([_real_values(raw, column) for column in columns], axis=0)
+            if name == "query":
+                distinct, places = tf.unique(values)
+                values = tf.gather(tokens(distinct), places).values
             self._vocabularies[name] = tft.vocabulary(
-                tokens(values).values if name == "query" else values,
+                values,
                 top_k=spec.encoding.vocabulary_size,
                 vocab_filename=name,
             )

@@ -63,14 +63,12 @@ def tokens(queries: tf.Tensor) -> tf.RaggedTensor:
     >>> tokens(tf.constant(["Café-del Mar", "宇多田 live", ""])).to_list()
     [[b'caf\\xc3\\xa9', b'del', b'mar'], [b'\\xe5\\xae\\x87', b'\\xe5\\xa4\\x9a', b'\\xe7\\x94\\xb0', b'live'], []]
     """  # noqa: E501
-    # A history repeats its queries, and splitting costs more than finding that out.
-    queries, places = tf.unique(queries)
     # Bytes that are not UTF-8 would stop `lower`; they become U+FFFD, which separates words.
     text = tf.strings.unicode_transcode(queries, "UTF-8", "UTF-8", errors="replace")
     text = tf.strings.lower(text, encoding="utf-8")
     text = tf.strings.regex_replace(text, _UNSPACED, r" \1 ")
     text = tf.strings.regex_replace(text, _SEPARATORS, " ")
-    return tf.gather(tf.strings.split(text), places)
+    return tf.strings.split(text)
 
 
 def compress(values: tf.Tensor) -> tf.Tensor:
@@ -128,9 +126,11 @@ def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Ba
 
 def _token_ids(queries: tf.Tensor, length: int, tables: Tables) -> tf.Tensor:
     """[..] strings to [.., length] ids, 0 where a query has fewer tokens."""
-    found = tokens(tf.reshape(queries, [-1])).to_tensor("", shape=[None, length])
+    # A history repeats its queries: splitting and looking up each once is most of the work saved.
+    distinct, places = tf.unique(tf.reshape(queries, [-1]))
+    found = tokens(distinct).to_tensor("", shape=[None, length])
     ids = tf.where(found == "", tf.constant(0, tf.int64), tables.ids("query", found) + 1)
-    return tf.reshape(ids, tf.concat([tf.shape(queries), [length]], axis=0))
+    return tf.reshape(tf.gather(ids, places), tf.concat([tf.shape(queries), [length]], axis=0))
 
 
 class Encoder(tf.Module):
