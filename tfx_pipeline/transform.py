@@ -9,7 +9,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from piano_tf.config import EncodingConfig, Frozen
-from piano_tf.data.encoding import Batch, compress, encode, tokens
+from piano_tf.data.encoding import Batch, compress, encode
+from piano_tf.data.tokens import tokens
 from piano_tf.features import LABELS, Axis, Column, FeatureSpec, InputSpec
 from piano_tf.masks import mask_of
 

@@ -20,14 +20,11 @@ import tensorflow as tf
 from piano_tf import features
 from piano_tf.config import EncodingConfig
 from piano_tf.data.logs import read_batches, read_spec, split_files
+from piano_tf.data.tokens import tokens
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.masks import mask_of
 
 Batch = dict[str, tf.Tensor]
-
-# Scripts written without spaces: each character is a token of its own.
-_UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
-_SEPARATORS = r"[\p{Z}\p{P}\p{C}\x{FFFD}]+"
 
 
 class Tables(Protocol):
@@ -47,28 +44,6 @@ class Encoding(Protocol):
     def features(self) -> FeatureSpec: ...
     @property
     def encoding(self) -> EncodingConfig: ...
-
-
-def tokens(queries: tf.Tensor) -> tf.RaggedTensor:
-    """Splits queries into lower-case tokens, with TensorFlow's own string operations.
-
-    Words where the script has spaces, characters where it has none [ours].
-
-    Args:
-      queries: [n] strings, UTF-8.
-
-    Returns:
-      [n, (tokens)] strings.
-
-    >>> tokens(tf.constant(["Café-del Mar", "宇多田 live", ""])).to_list()
-    [[b'caf\\xc3\\xa9', b'del', b'mar'], [b'\\xe5\\xae\\x87', b'\\xe5\\xa4\\x9a', b'\\xe7\\x94\\xb0', b'live'], []]
-    """  # noqa: E501
-    # Bytes that are not UTF-8 would stop `lower`; they become U+FFFD, which separates words.
-    text = tf.strings.unicode_transcode(queries, "UTF-8", "UTF-8", errors="replace")
-    text = tf.strings.lower(text, encoding="utf-8")
-    text = tf.strings.regex_replace(text, _UNSPACED, r" \1 ")
-    text = tf.strings.regex_replace(text, _SEPARATORS, " ")
-    return tf.strings.split(text)
 
 
 def compress(values: tf.Tensor) -> tf.Tensor:

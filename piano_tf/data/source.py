@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from piano_tf.data.splits import SplitRule
 from piano_tf.features import Axis, FeatureSpec
 
 
@@ -19,11 +20,13 @@ class Source:
       spec: The optional columns that the lists have.
       batches: The lists, a few thousand a batch, in any order; can be read once.
       total: How many lists there are, where that is known beforehand, for progress bars.
+      rule: Where to cut, for a source made to be cut in one place; else it is anyone's choice.
     """
 
     spec: FeatureSpec
     batches: Iterator[pa.RecordBatch]
     total: int | None = None
+    rule: SplitRule | None = None
 
 
 def record_batch(

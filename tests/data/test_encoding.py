@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piano_tf.config import EncodingConfig
-from piano_tf.data.encoding import Encoder, compress, encode, tokens
+from piano_tf.data.encoding import Encoder, compress, encode
+from piano_tf.data.tokens import tokens
 from piano_tf.features import ACTIONS, Axis, FeatureSpec
 from piano_tf.masks import mask_of
 
@@ -24,60 +25,6 @@ SHOP = FeatureSpec(dataset="shop")
 def words(text: str | bytes) -> list[str]:
     (found,) = tokens(tf.constant([text])).to_list()
     return [token.decode() for token in found]
-
-
-# --- tokens ---
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("Daft Punk", ["daft", "punk"]),
-        ("  Björk —  Jóga (Live!) ", ["björk", "jóga", "live"]),
-        ("AC/DC's", ["ac", "dc", "s"]),
-        ("周杰伦", ["周", "杰", "伦"]),
-        ("宇多田ヒカル First Love", ["宇", "多", "田", "ヒ", "カ", "ル", "first", "love"]),
-        ("きゃりー", ["き", "ゃ", "り", "ー"]),
-        ("人々の", ["人", "々", "の"]),
-        ("방탄소년단 노래", ["방탄소년단", "노래"]),
-        ("Кино — Группа Крови", ["кино", "группа", "крови"]),
-        ("เพลง", ["เ", "พ", "ล", "ง"]),
-        ("happy 🎵 songs", ["happy", "🎵", "songs"]),
-        ("👩‍🎤", ["👩", "🎤"]),  # joined by a format character
-        ("KPOP热歌2024", ["kpop", "热", "歌", "2024"]),
-        ("tab\tline\nfeed\u00a0nbsp\u3000wide", ["tab", "line", "feed", "nbsp", "wide"]),
-        ("……!?", []),
-        ("   ", []),
-        ("", []),
-    ],
-)
-def test_tokens_in_every_script(query: str, expected: list[str]) -> None:
-    assert words(query) == expected
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        (b"ab\xffcd", ["ab", "cd"]),
-        (b"\xff\xfe", []),
-        (b"caf\xc3", ["caf"]),  # broken off inside a character
-        (b"\xed\xa0\x80 x", ["x"]),  # a surrogate, which UTF-8 has none of
-    ],
-)
-def test_bytes_that_are_not_utf8_separate_words(query: bytes, expected: list[str]) -> None:
-    assert words(query) == expected
-
-
-@given(st.lists(st.binary(max_size=12) | st.text(max_size=8).map(str.encode), max_size=5))
-@settings(max_examples=40)
-def test_any_bytes_become_valid_lower_case_tokens(queries: list[bytes]) -> None:
-    found = tokens(tf.constant(queries, tf.string)).to_list()
-    assert len(found) == len(queries)
-    for query, split in zip(queries, found, strict=True):
-        for token in split:
-            assert token.decode()
-            assert words(token) == [token.decode()]  # nothing is left to lower or to split
-        assert words(query) == [token.decode() for token in split]  # one at a time or together
 
 
 # --- ids ---
@@ -159,6 +106,14 @@ def test_query_keeps_its_first_tokens() -> None:
     encoded = encoder(raw_lists(["live jazz 宇"], [["x"]], [[("宇live jazz", "x", "click", 0)]]))
     assert encoded["query"].numpy().tolist() == [[1, 2]]
     assert encoded["history_query"].numpy().tolist() == [[[3, 1]]]
+
+
+def test_words_are_kept_before_pairs_of_characters() -> None:
+    vocabulary = {**VOCABULARIES, "query": ["live", "宇", "多", "宇多"]}
+    query = raw_lists(["宇多 live"], [["x"]], [[]])
+    for length, expected in [(3, [2, 3, 1]), (4, [2, 3, 1, 4]), (5, [2, 3, 1, 4, 0])]:
+        encoder = encoder_of(vocabulary, query_length=length)
+        assert encoder(query)["query"].numpy().tolist() == [expected]
 
 
 def test_history_keeps_its_newest_entries_and_candidates_are_never_cut() -> None:
