@@ -18,6 +18,7 @@ from piano_tf.errors import PianoError
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_SHARE = 0.1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,16 +31,27 @@ def logs() -> None:
     """Write shown lists, checked and split by time, as Parquet."""
 
 
+def _folder_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every adapter: where to write."""
+    overwrite = click.option(
+        "--overwrite", is_flag=True, help="Replace a log that is there already."
+    )
+    output = click.option("--output", type=_FOLDER, required=True, help="Folder to make.")
+    return output(overwrite(command))
+
+
 def _output_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every adapter: where to write and where to cut."""
+    """The options of an adapter whose lists may be cut anywhere: where to write and to cut."""
     options = [
-        click.option("--output", type=_FOLDER, required=True, help="Folder to make."),
-        click.option("--overwrite", is_flag=True, help="Replace a log that is there already."),
         click.option(
-            "--validation-share", type=float, default=0.1, show_default=True, help="Of the lists."
+            "--validation-share",
+            type=float,
+            default=_SHARE,
+            show_default=True,
+            help="Of the lists.",
         ),
         click.option(
-            "--test-share", type=float, default=0.1, show_default=True, help="Of the lists."
+            "--test-share", type=float, default=_SHARE, show_default=True, help="Of the lists."
         ),
         click.option(
             "--validation-from",
@@ -52,19 +64,19 @@ def _output_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     for option in reversed(options):
         command = option(command)
-    return command
+    return _folder_options(command)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Destination:
-    """What `_output_options` take."""
+    """What `_output_options` take; `_folder_options` take the first two."""
 
     output: Path
     overwrite: bool
-    validation_share: float
-    test_share: float
-    validation_from: dt.datetime | None
-    test_from: dt.datetime | None
+    validation_share: float = _SHARE
+    test_share: float = _SHARE
+    validation_from: dt.datetime | None = None
+    test_from: dt.datetime | None = None
 
 
 @logs.command()
@@ -73,6 +85,36 @@ class _Destination:
 def lastfm(input_dir: Path, **destination: Any) -> None:
     """Lists constructed from the HetRec 2011 Last.fm tag assignments."""
     from piano_tf.data import lastfm as adapter
+
+    _write(lambda: adapter.read(input_dir), _Destination(**destination))
+
+
+@logs.command()
+@click.option("--input", "input_dir", type=_FOLDER, required=True, help="The published files.")
+@click.option(
+    "--folds", type=int, default=5, show_default=True, help="Groups of conversations, at least 3."
+)
+@click.option(
+    "--fold",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The group to test on, from 0; the next one is for validation.",
+)
+@_folder_options
+def cpcd(input_dir: Path, folds: int, fold: int, **destination: Any) -> None:
+    """Searches of the Conversational Playlist Curation Dataset, in folds of conversations."""
+    from piano_tf.data import cpcd as adapter
+
+    _write(lambda: adapter.read(input_dir, folds=folds, fold=fold), _Destination(**destination))
+
+
+@logs.command()
+@click.option("--input", "input_dir", type=_FOLDER, required=True, help="The published files.")
+@_output_options
+def jdsearch(input_dir: Path, **destination: Any) -> None:
+    """Product searches of JDsearch, one a user."""
+    from piano_tf.data import jdsearch as adapter
 
     _write(lambda: adapter.read(input_dir), _Destination(**destination))
 
@@ -125,7 +167,7 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
         summary = write_log(
             source,
             to.output,
-            rule,
+            source.rule or rule,
             overwrite=to.overwrite,
             progress=lambda rows: progress.advance(task, rows),
         )
@@ -149,14 +191,78 @@ def train(log_dir: Path, output: Path, config: Path | None) -> None:
     chosen = Config.load(config) if config else Config()
     if output.exists():
         raise PianoError(f"{output} exists already; a version of a model is never overwritten")
-    from piano_tf.export import ModelCard, ServingModule, export_model
-    from piano_tf.training import fit_log
+    from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
+    from piano_tf.training import EncodedLog, fit_log
 
-    fitted, encoder = fit_log(log_dir, chosen)
+    require_exportable(chosen.model)
+    with EncodedLog(log_dir, chosen.encoding) as log:
+        fitted, encoder = fit_log(log, chosen), log.encoder
     module = ServingModule(fitted.model, encoder, encoder.features, fitted.score)
     card = ModelCard(inputs=encoder.inputs, config=chosen, score=fitted.score)
     click.echo(f"score: log p(click) + {fitted.score.conversion:g} log p(conversion | click)")
     click.echo(f"exported: {export_model(module, card, output)}")
+
+
+@piano.command()
+@click.argument("model_dir", metavar="MODEL", type=_FOLDER)
+@click.argument("log_dir", metavar="LOGS", type=_FOLDER)
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+)
+@click.option("--output", type=_FOLDER, help="Folder for tables and a report.")
+def evaluate(model_dir: Path, log_dir: Path, split: str, output: Path | None) -> None:
+    """Say how well an exported MODEL orders the lists of LOGS, beside the order they had.
+
+    MODEL is the folder of one version, such as `piano train --output` makes.
+    """
+    from rich.console import Console
+
+    from piano_tf.evaluation.report import facts, write_results
+    from piano_tf.evaluation.served import evaluate_exported
+    from piano_tf.evaluation.tables import one_model_tables
+
+    comparison = evaluate_exported(model_dir, log_dir, split=split)
+    console = Console(soft_wrap=True)
+    console.print(facts(comparison), highlight=False)
+    for table in one_model_tables(comparison):
+        console.print(table.for_terminal())
+    if output is not None:
+        click.echo(f"report: {write_results(comparison, output)}")
+
+
+@piano.command()
+@click.argument("config", metavar="CONFIG", type=_FILE)
+def compare(config: Path) -> None:
+    """Train and compare models as CONFIG says, JSON of a ComparisonConfig.
+
+    What is finished is kept: after an interruption, the same command goes on.
+    """
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from piano_tf.evaluation.config import ComparisonConfig
+
+    chosen = ComparisonConfig.load(config)
+    from piano_tf.evaluation.compare import compare as run
+
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("starting", total=None)
+        report = run(
+            chosen,
+            progress=lambda done, total, what: progress.update(
+                task,
+                completed=done,
+                total=total,
+                description=f"done: {what}" if what else "starting",
+            ),
+            say=progress.console.print,
+        )
+    click.echo(f"report: {report}")
 
 
 @piano.command()

@@ -67,7 +67,7 @@ class EncodingConfig(Frozen):
     """How raw columns become numbers, the same in Keras, in Transform and in the exported model.
 
     Attributes:
-      query_length: Tokens kept of a query, from its start.
+      query_length: Tokens kept of a query: words and characters first, then pairs of characters.
       history_length: Entries kept of a listener's history, from the newest.
       vocabulary_size: Values kept per vocabulary, the most frequent first; None keeps all.
       oov_buckets: Hash buckets per vocabulary that share the values never seen in training.
@@ -79,29 +79,93 @@ class EncodingConfig(Frozen):
     oov_buckets: int = pydantic.Field(default=8, ge=1)
 
 
+class PretrainingConfig(Frozen):
+    """Vectors learnt from past interactions before the re-ranker (`piano_tf.pretraining`) [ours].
+
+    Attributes:
+      method: `factorisation` (truncated SVD) or `two_tower` (TensorFlow Recommenders).
+      width: P, the width of the vectors.
+      folds: Groups of listeners; each group's vectors are learnt from the others' interactions.
+      epochs: Of `two_tower`: passes over the interactions.
+      batch_size: Of `two_tower`: interactions per step, each the others' negatives.
+      learning_rate: Of `two_tower`: Adagrad's step size.
+      temperature: Of `two_tower`: what the cosines of the two towers are divided by.
+    """
+
+    method: Literal["factorisation", "two_tower"] = "factorisation"
+    width: int = pydantic.Field(default=32, ge=1)
+    folds: int = pydantic.Field(default=5, ge=2)
+    epochs: int = pydantic.Field(default=8, ge=1)
+    batch_size: int = pydantic.Field(default=1024, ge=2)
+    learning_rate: float = pydantic.Field(default=0.1, gt=0.0)
+    temperature: float = pydantic.Field(default=0.2, gt=0.0)
+
+
+class PIANOConfig(Frozen):
+    """The parts of PIANO, each a switch and each an ablation.
+
+    Attributes:
+      keys: What QDIR compares with the present query: past queries, past items instead (with the
+        query among them by its pre-trained vector only), or nothing, which leaves QDIR out.
+      null_slot: Whether a listener may attend to nothing.
+      gate: Whether a gate decides how much of what was found refines the profile.
+      action_age: Whether keys know what was done, and how long ago.
+      second_pass: Whether each candidate attends to past queries and items too.
+      exact_match: Whether equal queries and equal items add a learned term to the attention.
+      token: Whether IAN's token reads the list; without it items count as independent.
+      conditioning: How IAN's token conditions the items: `film`, `concat` or `none`.
+    """
+
+    keys: Literal["query", "item", "none"] = "query"
+    null_slot: bool = True
+    gate: bool = True
+    action_age: bool = True
+    second_pass: bool = True
+    exact_match: bool = True
+    token: bool = True
+    conditioning: Literal["film", "concat", "none"] = "film"
+
+
 class ModelConfig(Frozen):
-    """Which re-ranker, and its size.
+    """Which re-ranker, its inputs and its size.
 
     Attributes:
       name: A name in `piano_tf.models.REGISTRY`.
       width: D, the width of every vector inside the model.
       heads: Attention heads; must divide `width`.
       blocks: L, self-attention blocks over the list.
+      experts: Expert networks of a mixture, per task and shared.
       dropout: Share of units dropped in training.
       max_rank: Initial ranks from this one on share one position embedding.
+      ids: Whether users, items and words have trained vectors of their own, beside pre-trained
+        ones. Where a log is small they learn it by heart.
+      match: Whether inputs say how candidates match the history (`layers.MatchFeatures`).
+      pretraining: The pre-trained vectors; None for a model without.
+      piano: The parts of PIANO.
     """
 
     name: str = "piano"
     width: int = pydantic.Field(default=32, ge=1)
     heads: int = pydantic.Field(default=4, ge=1)
     blocks: int = pydantic.Field(default=2, ge=1)
+    experts: int = pydantic.Field(default=3, ge=1)
     dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
     max_rank: int = pydantic.Field(default=200, ge=1)
+    ids: bool = False
+    match: bool = True
+    pretraining: PretrainingConfig | None = PretrainingConfig()
+    piano: PIANOConfig = PIANOConfig()
 
     @pydantic.model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _queries_have_vectors(self) -> ModelConfig:
+        if not self.ids and self.pretraining is None:
+            raise ValueError("ids false and pretraining null would leave queries without a vector")
         return self
 
 
@@ -131,7 +195,8 @@ class TrainingConfig(Frozen):
     Attributes:
       batch_size: Lists per step.
       epochs: Most passes over the training split.
-      learning_rate: Adam's step size.
+      learning_rate: Adam's step size at the start; it falls to 0 along half a cosine, epoch by
+        epoch, over `epochs`.
       patience: Epochs without a better validation NDCG@10 before training stops.
       seed: Of initialisation, shuffling and dropout.
     """

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from piano_tf.config import Config, Frozen, ScoreConfig
+from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig
 from piano_tf.data.batches import raw_specs
 from piano_tf.errors import PianoError
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.masks import mask_of
-from piano_tf.models import Reranker
+from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker
 from piano_tf.rerank import order_of, score
 
 CARD_FILE = Path("assets.extra") / "reranker.json"
@@ -40,7 +40,7 @@ class ServingModule(tf.Module):
     """Raw columns to predictions and an order, with the signatures of TensorFlow Serving.
 
     Args:
-      model: Trained.
+      model: Trained, and exportable.
       encode: Raw padded columns to model inputs; a `tf.Module` or layer, so that its tables are
         saved along.
       features: The raw columns.
@@ -49,12 +49,14 @@ class ServingModule(tf.Module):
 
     def __init__(
         self,
-        model: Reranker,
+        model: Reranker | LambdaMART,
         encode: Callable[[Tensors], Tensors],
         features: FeatureSpec,
         weights: ScoreConfig,
     ) -> None:
         super().__init__(name="piano")
+        require_exportable(model.config)
+        assert isinstance(model, Reranker)
         # The weights are saved, and not the Keras model: that would trace every layer once more,
         # for a reader that no server is.
         self.weights = model.variables
@@ -103,6 +105,15 @@ class ServingModule(tf.Module):
             "list_click": tf.sigmoid(outputs["list_click"]),
             "list_conversion": tf.sigmoid(outputs["list_conversion"]),
         }
+
+
+def require_exportable(config: ModelConfig) -> None:
+    """Raises a `PianoError` for a model that no SavedModel can hold."""
+    if config.name in TREES:
+        raise PianoError(
+            f"model.name: {config.name!r} is no Keras model and cannot be exported; expected one "
+            f"of {', '.join(REGISTRY)} (`piano compare` takes it)"
+        )
 
 
 def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf.Tensor]:

@@ -117,17 +117,19 @@ class RerankingLoss:
         c = self.config
         nonempty = tf.reduce_any(mask, axis=1)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits
-        loss = tf.constant(0.0)
+        terms = []
         for label, weight in (("click", 1.0), ("conversion", c.conversion)):
             y, logits = tf.cast(labels[label], tf.float32), tf.cast(outputs[label], tf.float32)
-            loss += weight * listwise_loss(c.listwise, y, logits, mask=mask)
-            loss += c.calibration * _mean(entropy(y, logits), mask)
+            terms.append(weight * listwise_loss(c.listwise, y, logits, mask=mask))
+            terms.append(c.calibration * _mean(entropy(y, logits), mask))
             target = list_targets(y, mask, c.list_target)
             list_logits = tf.cast(outputs[f"list_{label}"], tf.float32)
-            loss += c.list_level * _mean(entropy(target, list_logits), nonempty)
+            terms.append(c.list_level * _mean(entropy(target, list_logits), nonempty))
         if c.consistency:
             misses = tf.where(mask, -tf.nn.softplus(tf.cast(outputs["click"], tf.float32)), 0.0)
             independent = 1 - tf.exp(tf.reduce_sum(misses, axis=1))
             gap = tf.sigmoid(tf.cast(outputs["list_click"], tf.float32)) - independent
-            loss += c.consistency * _mean(tf.square(gap), nonempty)
-        return loss
+            terms.append(c.consistency * _mean(tf.square(gap), nonempty))
+        # Not a + b + c: TensorFlow's graph optimiser makes of long sums an operation that at times
+        # fails ("TemporaryVariable already exists").
+        return tf.reduce_sum(tf.stack(terms))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from piano_tf import metrics, models
-from piano_tf.config import Config, ScoreConfig
+from piano_tf.config import Config, EncodingConfig, PretrainingConfig, ScoreConfig, TrainingConfig
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
 from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
 from piano_tf.losses import RerankingLoss
 from piano_tf.masks import mask_of
+from piano_tf.pretraining import interactions_of, pretrain
 from piano_tf.rerank import score
 
 # b for a = 1: from the order by click alone (0) to that by click and conversion (1). A larger b
@@ -33,7 +36,7 @@ class FittedReranker:
       history: Metric name -> value per epoch.
     """
 
-    model: models.Reranker
+    model: models.Reranker | models.LambdaMART
     score: ScoreConfig
     history: Mapping[str, list[float]]
 
@@ -44,6 +47,7 @@ def fit(
     inputs: InputSpec,
     config: Config,
     *,
+    vectors: Mapping[str, np.ndarray] | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> FittedReranker:
@@ -54,11 +58,20 @@ def fit(
       validation: Batches of (inputs, labels).
       inputs: The inputs' columns and vocabularies.
       config: Model, loss and training.
+      vectors: Pre-trained vectors (`piano_tf.pretraining.pretrain`); learnt from `train` where the
+        configuration wants them and none are given.
       callbacks: Further Keras callbacks.
       verbose: As in `tf.keras.Model.fit`.
     """
     tf.keras.utils.set_random_seed(config.training.seed)
     model = models.build(inputs, config.model)
+    if config.model.pretraining is not None:
+        if vectors is None:
+            vectors = pretrain(interactions_of(train), inputs, config.model.pretraining)
+        model.assign_vectors(vectors)
+    if isinstance(model, models.LambdaMART):
+        model.fit_lists(train, validation, seed=config.training.seed)
+        return FittedReranker(model, choose_score(model, validation), {})
     model.compile(
         optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
         loss=RerankingLoss(config.loss),
@@ -68,38 +81,87 @@ def fit(
         train,
         validation_data=validation,
         epochs=config.training.epochs,
-        callbacks=[_EarlyStopping(config.training.patience), *callbacks],
+        callbacks=[
+            tf.keras.callbacks.LearningRateScheduler(
+                lambda epoch: _learning_rate(epoch, config.training)
+            ),
+            _EarlyStopping(config.training.patience),
+            *callbacks,
+        ],
         verbose=verbose,
     )
     return FittedReranker(model, choose_score(model, validation), history.history)
 
 
-def fit_log(
-    log_dir: Path, config: Config, *, verbose: str | int = "auto"
-) -> tuple[FittedReranker, Encoder]:
-    """`fit` on the train and validation splits of a log, encoded in Keras.
+def _learning_rate(epoch: int, config: TrainingConfig) -> float:
+    """Half a cosine from the first epoch's rate to 0 after the last."""
+    return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+
+
+def fit_log(log: EncodedLog, config: Config, *, verbose: str | int = "auto") -> FittedReranker:
+    """Pre-trains and fits on the train split of a log, with its validation split to choose by.
 
     Args:
-      log_dir: A folder written by `piano logs`.
+      log: A log, encoded as `config.encoding` says.
       config: Everything.
       verbose: As in `tf.keras.Model.fit`.
     """
     tf.keras.utils.set_random_seed(config.training.seed)  # shuffling depends on it too
-    encoder = Encoder.fit(log_dir, config.encoding)
-    with tempfile.TemporaryDirectory() as scratch:
-        size, seed = config.training.batch_size, config.training.seed
-        train = dataset(
-            log_dir,
-            "train",
-            encoder,
-            batch_size=size,
-            shuffle_seed=seed,
-            cache=Path(scratch) / "train",
+    size, seed = config.training.batch_size, config.training.seed
+    return fit(
+        log.batches("train", size, shuffle_seed=seed),
+        log.batches("validation", size),
+        log.encoder.inputs,
+        config,
+        vectors=log.vectors(config.model.pretraining),
+        verbose=verbose,
+    )
+
+
+class EncodedLog:
+    """A log encoded in Keras once, for as many models as are trained on it.
+
+    Encoded lists are kept in a temporary folder, pre-trained vectors in memory. Used in a `with`
+    statement, which removes the folder.
+
+    Args:
+      log_dir: A folder written by `piano logs`.
+      encoding: The encoding configuration.
+    """
+
+    def __init__(self, log_dir: Path, encoding: EncodingConfig | None = None) -> None:
+        self.log_dir = Path(log_dir)
+        self.encoder = Encoder.fit(self.log_dir, encoding)
+        self._scratch = tempfile.TemporaryDirectory()
+        self._vectors: dict[PretrainingConfig, dict[str, np.ndarray]] = {}
+
+    def __enter__(self) -> EncodedLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._scratch.cleanup()
+
+    def batches(
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None
+    ) -> tf.data.Dataset:
+        """Batches of (inputs, labels), as `piano_tf.data.batches.dataset`."""
+        return dataset(
+            self.log_dir,
+            split,
+            self.encoder,
+            batch_size=batch_size,
+            shuffle_seed=shuffle_seed,
+            cache=Path(self._scratch.name) / split,
         )
-        validation = dataset(
-            log_dir, "validation", encoder, batch_size=size, cache=Path(scratch) / "validation"
-        )
-        return fit(train, validation, encoder.inputs, config, verbose=verbose), encoder
+
+    def vectors(self, config: PretrainingConfig | None) -> dict[str, np.ndarray] | None:
+        """Vectors learnt from the train split, once per configuration; None for None."""
+        if config is None:
+            return None
+        if config not in self._vectors:
+            interactions = interactions_of(self.batches("train", 1024))
+            self._vectors[config] = pretrain(interactions, self.encoder.inputs, config)
+        return self._vectors[config]
 
 
 class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
@@ -119,7 +181,9 @@ class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
         return sum(logs[f"val_{label}_ndcg_10"] for label in LABELS) / len(LABELS)
 
 
-def choose_score(model: models.Reranker, validation: tf.data.Dataset) -> ScoreConfig:
+def choose_score(
+    model: models.Reranker | models.LambdaMART, validation: tf.data.Dataset
+) -> ScoreConfig:
     """The score weights with the best mean of click and conversion NDCG@10 [ours].
 
     Args:

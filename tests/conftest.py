@@ -18,7 +18,7 @@ import tensorflow as tf
 from hypothesis import settings
 
 from piano_tf import metrics
-from piano_tf.config import Config, EncodingConfig, ModelConfig, TrainingConfig
+from piano_tf.config import Config, EncodingConfig, ModelConfig, PretrainingConfig, TrainingConfig
 from piano_tf.data.batches import dataset, padded
 from piano_tf.data.encoding import Batch, Encoder
 from piano_tf.data.logs import write_log
@@ -45,7 +45,15 @@ SPEC = FeatureSpec(
 )
 ARTISTS = ("Björk", "宇多田", "빅뱅", "Кино")
 ENCODING = EncodingConfig(query_length=3, history_length=4, oov_buckets=2)
-MODEL = ModelConfig(width=8, heads=2, blocks=1, dropout=0.0, max_rank=6)
+MODEL = ModelConfig(
+    width=8,
+    heads=2,
+    blocks=1,
+    dropout=0.0,
+    max_rank=6,
+    ids=True,
+    pretraining=PretrainingConfig(width=4, folds=2),
+)
 LISTS = 40
 
 
@@ -143,7 +151,7 @@ def fitted(log_dir: Path, encoder: Encoder) -> Callable[[str], FittedReranker]:
         if name not in known:
             config = Config(
                 model=MODEL.model_copy(update={"name": name}),
-                training=TrainingConfig(epochs=20, learning_rate=0.03, patience=20),
+                training=TrainingConfig(epochs=40, learning_rate=0.03, patience=40),
             )
             lists = dataset(log_dir, "train", encoder, batch_size=20).cache()
             with mock.patch.object(metrics, "default_metrics", lambda: [*map(NDCG, LABELS)]):

@@ -19,8 +19,9 @@ FLOORS = [
     {"errors", "config"},
     {"features"},
     {"masks", "layers", "losses", "metrics", "rerank"},
-    {"data", "simulation", "models", "export"},
+    {"data", "simulation", "models", "pretraining", "export", "explanation"},
     {"training"},
+    {"evaluation"},
     {"cli"},
 ]
 PIPELINE_ONLY = {"tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis"}

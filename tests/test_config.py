@@ -17,6 +17,8 @@ from piano_tf.config import (
     Frozen,
     LossConfig,
     ModelConfig,
+    PIANOConfig,
+    PretrainingConfig,
     ScoreConfig,
     TrainingConfig,
 )
@@ -24,6 +26,18 @@ from piano_tf.errors import ConfigError
 
 weights = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 counts = st.integers(min_value=1, max_value=10**9)
+rates = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+SWITCHES = [name for name, field in PIANOConfig.model_fields.items() if field.annotation is bool]
+pretrainings = st.builds(
+    PretrainingConfig,
+    method=st.sampled_from(["factorisation", "two_tower"]),
+    width=counts,
+    folds=st.integers(min_value=2, max_value=100),
+    epochs=counts,
+    batch_size=st.integers(min_value=2, max_value=10**9),
+    learning_rate=rates,
+    temperature=rates,
+)
 configs = st.builds(
     Config,
     encoding=st.builds(
@@ -34,13 +48,25 @@ configs = st.builds(
         oov_buckets=counts,
     ),
     model=st.builds(
-        lambda heads, times, **sizes: ModelConfig(width=heads * times, heads=heads, **sizes),
+        lambda heads, times, inputs, **sizes: ModelConfig(
+            width=heads * times, heads=heads, ids=inputs[0], pretraining=inputs[1], **sizes
+        ),
         st.integers(1, 16),
         st.integers(1, 64),
+        # A query has a vector of its own, or a pre-trained one, or both.
+        st.tuples(st.just(True), st.none()) | st.tuples(st.booleans(), pretrainings),
         name=st.text(),
         blocks=counts,
+        experts=counts,
         dropout=st.floats(0, 1, exclude_max=True),
         max_rank=counts,
+        match=st.booleans(),
+        piano=st.builds(
+            PIANOConfig,
+            keys=st.sampled_from(["query", "item", "none"]),
+            conditioning=st.sampled_from(["film", "concat", "none"]),
+            **dict.fromkeys(SWITCHES, st.booleans()),
+        ),
     ),
     loss=st.builds(
         LossConfig,
@@ -99,6 +125,16 @@ def test_unknown_section_is_named() -> None:
         ('{"encoding": {"oov_buckets": 0}}', "encoding.oov_buckets", "0"),
         ('{"training": {"epochs": 2.5}}', "training.epochs", "2.5"),
         ('{"training": 3}', "training", "3"),
+        ('{"model": {"experts": 0}}', "model.experts", "0"),
+        ('{"model": {"pretraining": {"folds": 1}}}', "model.pretraining.folds", "1"),
+        ('{"model": {"pretraining": {"method": "svd"}}}', "model.pretraining.method", "'svd'"),
+        ('{"model": {"piano": {"keys": "user"}}}', "model.piano.keys", "'user'"),
+        ('{"model": {"piano": {"token": 3}}}', "model.piano.token", "3"),
+        (
+            '{"model": {"ids": false, "pretraining": null}}',
+            "model",
+            "{'ids': False, 'pretraining': None}",
+        ),
     ],
 )
 def test_wrong_value_is_one_sentence_with_key_and_value(json: str, key: str, got: str) -> None:
@@ -148,7 +184,16 @@ def test_folder_in_place_of_a_file_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [Config(), EncodingConfig(), ModelConfig(), LossConfig(), TrainingConfig()]
+    "config",
+    [
+        Config(),
+        EncodingConfig(),
+        ModelConfig(),
+        PIANOConfig(),
+        PretrainingConfig(),
+        LossConfig(),
+        TrainingConfig(),
+    ],
 )
 def test_frozen(config: Frozen) -> None:
     before = config.model_copy()
@@ -157,6 +202,14 @@ def test_frozen(config: Frozen) -> None:
             setattr(config, name, getattr(config, name))
     assert config == before
     assert hash(config) == hash(before)
+
+
+def test_a_model_without_vectors_of_its_own_needs_pretrained_ones() -> None:
+    for ids in (True, False):
+        assert ModelConfig(ids=ids).pretraining is not None
+    assert ModelConfig.from_json('{"ids": true, "pretraining": null}').pretraining is None
+    with pytest.raises(ConfigError, match="ids false and pretraining null"):
+        ModelConfig.from_json('{"ids": false, "pretraining": null}')
 
 
 def test_what_is_left_out_is_the_default() -> None:

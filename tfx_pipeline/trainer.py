@@ -10,7 +10,7 @@ import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from piano_tf.config import Config
-from piano_tf.export import ModelCard, ServingModule, export_model
+from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
 from piano_tf.features import LABELS, FeatureSpec
 from piano_tf.training import fit
 from tfx_pipeline.progress import NEWS
@@ -28,6 +28,7 @@ def custom_config(config: Config, features: FeatureSpec) -> dict[str, str]:
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains with early stopping on validation, logs to TensorBoard, and writes the SavedModel."""
     config = Config.from_json(fn_args.custom_config[_CONFIG])
+    require_exportable(config.model)
     features = FeatureSpec.from_json(fn_args.custom_config[_FEATURES])
     spec = EncodingSpec(features=features, encoding=config.encoding)
     output = tft.TFTransformOutput(fn_args.transform_output)

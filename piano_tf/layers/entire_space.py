@@ -50,17 +50,23 @@ class EntireSpaceHead(tf.keras.layers.Layer):
             1, name="conversion_given_click", dtype="float32"
         )
 
-    def call(self, vectors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, vectors: tf.Tensor, for_conversion: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Predicts.
 
         Args:
           vectors: [..., D].
+          for_conversion: [..., D] what conversion given click is predicted from; `vectors` too
+            where there is none.
 
         Returns:
           Logits [...] of click, and of click and conversion.
         """
+        for_conversion = vectors if for_conversion is None else for_conversion
         click = tf.squeeze(self.click(self.click_hidden(vectors)), axis=-1)
-        given = tf.squeeze(self.conversion_given_click(self.conversion_hidden(vectors)), axis=-1)
+        hidden = self.conversion_hidden(for_conversion)
+        given = tf.squeeze(self.conversion_given_click(hidden), axis=-1)
         return click, entire_space_logit(click, given)
 
     def get_config(self) -> dict:

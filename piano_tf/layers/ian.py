@@ -12,24 +12,28 @@ class InformationAggregationNode(tf.keras.layers.Layer):
     """The list token's start, its predictions, and its influence on the items.
 
     IAN_0 = w_IAN + W_p p enters the list encoder as the first entry; z_0 leaves it. From z_0:
-    list click and, by the entire-space chain, list conversion; and FiLM on the items,
-    z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0.
+    list click and, by the entire-space chain, list conversion; and the items are conditioned by
+    `film`, z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0, by `concat`, z'_i = [z_i; z_0], or not at
+    all (`none`).
 
     Known of PIANO (arXiv 2606.16641): a [CLS]-style token that predicts the list's click and
-    conversion and conditions the items; RankFormer (arXiv 2306.05808) is the nearest published
-    relative. FiLM and the chain for the list are ours.
+    conversion and conditions the items. RankFormer (arXiv 2306.05808) is the nearest published
+    relative, and concatenates. FiLM (arXiv 1709.07871) and the chain for the list are ours.
 
     Args:
       units: D, width of the vectors.
+      conditioning: `film`, `concat` or `none`.
     """
 
-    def __init__(self, units: int, **kwargs) -> None:
+    def __init__(self, units: int, conditioning: str = "film", **kwargs) -> None:
         super().__init__(**kwargs)
         self.units = units
+        self.conditioning = conditioning
         self.token = self.add_weight("token", [units], initializer="glorot_uniform")
         self.from_interest = tf.keras.layers.Dense(units, use_bias=False, name="from_interest")
-        self.scale = tf.keras.layers.Dense(units, "tanh", use_bias=False, name="scale")
-        self.shift = tf.keras.layers.Dense(units, use_bias=False, name="shift")
+        if conditioning == "film":
+            self.scale = tf.keras.layers.Dense(units, "tanh", use_bias=False, name="scale")
+            self.shift = tf.keras.layers.Dense(units, use_bias=False, name="shift")
         self.head = EntireSpaceHead(units, name="head")
 
     def start(self, interest: tf.Tensor) -> tf.Tensor:
@@ -46,10 +50,21 @@ class InformationAggregationNode(tf.keras.layers.Layer):
           items: [B, N, D] z_i.
 
         Returns:
-          Conditioned items [B, N, D], and logits [B] of list click and of list conversion.
+          Conditioned items [B, N, D] ([B, N, 2 D] for `concat`), and logits [B] of list click and
+          of list conversion.
         """
-        scale = 1 + self.scale(node)[:, tf.newaxis]
-        return items * scale + self.shift(node)[:, tf.newaxis], self.head(node)
+        lists = self.head(node)
+        if self.conditioning == "film":
+            scale = 1 + self.scale(node)[:, tf.newaxis]
+            items = items * scale + self.shift(node)[:, tf.newaxis]
+        elif self.conditioning == "concat":
+            node = tf.broadcast_to(node[:, tf.newaxis], tf.shape(items))
+            items = tf.concat([items, node], axis=-1)
+        return items, lists
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "units": self.units}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "conditioning": self.conditioning,
+        }

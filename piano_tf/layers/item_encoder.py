@@ -8,50 +8,85 @@ import tensorflow as tf
 
 from piano_tf.features import Axis, InputSpec
 from piano_tf.layers.columns import embedding_tables, vectors_of
+from piano_tf.layers.pretrained_vectors import Pretrained
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class ItemEncoder(tf.keras.layers.Layer):
     """Embeds every declared feature of an item and projects them together [ours].
 
-    x_i = W [E_id[i]; E_f[i_f] for string features; i_f for floats] + b, with one W for candidates
-    and one for past items (a log may know less of these), and the same tables E for both.
+    x_i = W [E_id[i]; E_f[i_f] for string features; i_f and i_f - max_j j_f for floats; taste_i;
+    intent_i; relu(W_m match_i)] + b, with one W for candidates and one for past items (a log may
+    know less of these, and a past item has no list), and the same tables for both. A float's
+    distance from the list's largest says what its value cannot: how the list's best compares.
 
     Args:
       inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
       units: D, width of each table and of the result.
+      ids: Whether items have trained vectors of their own.
     """
 
-    def __init__(self, inputs: InputSpec | dict, units: int, **kwargs) -> None:
+    def __init__(self, inputs: InputSpec | dict, units: int, ids: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         self.inputs = InputSpec.model_validate(inputs)
         self.units = units
+        self.ids = ids
         columns = self.inputs.features.columns(labels=False)
         self._candidate = [c for c in columns if c.axis is Axis.ITEM]
+        if not ids:
+            self._candidate = [c for c in self._candidate if c.table != "item_id"]
         known = {column.table for column in self._candidate}
         self._history = [c for c in columns if c.axis is Axis.HISTORY and c.table in known]
+        self._floats = [c.name for c in self._candidate if c.type == "float"]
         self.tables = embedding_tables(self.inputs, self._candidate, units)
+        self.match_projection = tf.keras.layers.Dense(units, "relu", name="match_projection")
         self.candidate_projection = tf.keras.layers.Dense(units, name="candidate_projection")
         self.history_projection = tf.keras.layers.Dense(units, name="history_projection")
 
-    def call(self, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        mask: tf.Tensor,
+        pretrained: Pretrained | None = None,
+        match: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encodes candidates and past items.
 
         Args:
           batch: Encoded inputs (see `piano_tf.data.encoding.encode`).
+          mask: [B, N] boolean, True = real candidate.
+          pretrained: Pre-trained vectors of the batch, where there are any.
+          match: [B, N, M] how candidates match the history, where that is known.
 
         Returns:
           Candidates [B, N, D] and past items [B, H, D]; what stands at padding means nothing.
         """
-        candidates, history = (
-            tf.concat(vectors_of(batch, columns, self.tables, self.compute_dtype), axis=-1)
-            for columns in (self._candidate, self._history)
+        dtype = self.compute_dtype
+        candidates = vectors_of(batch, self._candidate, self.tables, dtype)
+        history = vectors_of(batch, self._history, self.tables, dtype)
+        for name in self._floats:
+            largest = tf.reduce_max(
+                tf.where(mask, batch[name], batch[name].dtype.min), axis=1, keepdims=True
+            )
+            relative = tf.where(mask, batch[name] - largest, 0.0)
+            candidates.append(tf.cast(relative[..., tf.newaxis], dtype))
+        if pretrained is not None:
+            candidates += [tf.cast(pretrained.taste, dtype), tf.cast(pretrained.intent, dtype)]
+            history += [
+                tf.cast(pretrained.past_taste, dtype),
+                tf.cast(pretrained.past_intent, dtype),
+            ]
+        if match is not None:
+            candidates.append(self.match_projection(tf.cast(match, dtype)))
+        return (
+            self.candidate_projection(tf.concat(candidates, axis=-1)),
+            self.history_projection(tf.concat(history, axis=-1)),
         )
-        return self.candidate_projection(candidates), self.history_projection(history)
 
     def get_config(self) -> dict:
         return {
             **super().get_config(),
             "inputs": self.inputs.model_dump(mode="json"),
             "units": self.units,
+            "ids": self.ids,
         }

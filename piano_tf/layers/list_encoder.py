@@ -11,9 +11,10 @@ from piano_tf.layers.self_attention_block import SelfAttentionBlock
 class ListEncoder(tf.keras.layers.Layer):
     """Pre-norm self-attention over [node; e_1 .. e_N].
 
-    e_i = W_x [x_i; p; e(q); x_i * e(q); x_i * p] + E_pos[initial rank]. The node is IAN's token,
-    which reads the list through the same blocks. Known of PIANO (arXiv 2606.16641) and of
-    RankFormer (arXiv 2306.05808): a learned token aggregates the list; e_i and the sizes are ours.
+    e_i = W_x [x_i; x_i - mean_j x_j; p; e(q); x_i * e(q); x_i * p; c_i] + E_pos[initial rank], with
+    c_i what the candidate itself found in the history, if it looked. The node is IAN's token, which
+    reads the list through the same blocks. Known of PIANO (arXiv 2606.16641) and of RankFormer
+    (arXiv 2306.05808): a learned token aggregates the list; e_i and the sizes are ours.
 
     Args:
       units: D, width of the vectors.
@@ -51,35 +52,43 @@ class ListEncoder(tf.keras.layers.Layer):
         items: tf.Tensor,
         query: tf.Tensor,
         interest: tf.Tensor,
-        node: tf.Tensor,
+        found: tf.Tensor | None,
+        node: tf.Tensor | None,
         rank: tf.Tensor,
         mask: tf.Tensor,
         training: bool | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Encodes lists.
 
         Args:
           items: [B, N, D] candidates x_i.
           query: [B, D] e(q).
           interest: [B, D] refined interest p.
-          node: [B, D] IAN_0.
+          found: [B, N, D] c_i, or None.
+          node: [B, D] IAN_0, or None.
           rank: [B, N] initial ranks from 0.
           mask: [B, N] boolean, True = real.
           training: Whether dropout is on.
 
         Returns:
-          Node z_0 [B, D] and items z [B, N, D].
+          Node z_0 [B, D], None where there was none, and items z [B, N, D].
         """
+        real = tf.cast(mask, items.dtype)[..., tf.newaxis]
+        count = tf.maximum(tf.reduce_sum(real, axis=1, keepdims=True), 1)
+        contrast = items - tf.reduce_sum(items * real, axis=1, keepdims=True) / count
         query = tf.broadcast_to(query[:, tf.newaxis], tf.shape(items))
         interest = tf.broadcast_to(interest[:, tf.newaxis], tf.shape(items))
-        joined = tf.concat([items, interest, query, items * query, items * interest], axis=-1)
-        entries = self.projection(joined) + self.position(tf.minimum(rank, self.max_rank - 1))
-        sequence = tf.concat([node[:, tf.newaxis], entries], axis=1)
-        seen = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
+        joined = [items, contrast, interest, query, items * query, items * interest]
+        joined += [] if found is None else [found]
+        sequence = self.projection(tf.concat(joined, axis=-1))
+        sequence += self.position(tf.minimum(rank, self.max_rank - 1))
+        if node is not None:
+            sequence = tf.concat([node[:, tf.newaxis], sequence], axis=1)
+            mask = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
         for block in self.stack:
-            sequence = block(sequence, seen, training=training)
+            sequence = block(sequence, mask, training=training)
         sequence = self.norm(sequence)
-        return sequence[:, 0], sequence[:, 1:]
+        return (None, sequence) if node is None else (sequence[:, 0], sequence[:, 1:])
 
     def get_config(self) -> dict:
         return {

@@ -19,16 +19,19 @@ class UserEncoder(tf.keras.layers.Layer):
     Args:
       inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
       units: D, width of each table and of the result.
+      ids: Whether listeners have trained vectors of their own.
     """
 
-    def __init__(self, inputs: InputSpec | dict, units: int, **kwargs) -> None:
+    def __init__(self, inputs: InputSpec | dict, units: int, ids: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         self.inputs = InputSpec.model_validate(inputs)
         self.units = units
+        self.ids = ids
+        left_out = ("", "query") if ids else ("", "query", "user_id")
         self._columns = [
             column
             for column in self.inputs.features.columns(labels=False)
-            if column.axis is Axis.LIST and column.table not in ("", "query")
+            if column.axis is Axis.LIST and column.table not in left_out
         ]
         self.tables = embedding_tables(self.inputs, self._columns, units)
         self.projection = tf.keras.layers.Dense(units, name="projection")
@@ -57,4 +60,5 @@ class UserEncoder(tf.keras.layers.Layer):
             **super().get_config(),
             "inputs": self.inputs.model_dump(mode="json"),
             "units": self.units,
+            "ids": self.ids,
         }

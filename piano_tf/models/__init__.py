@@ -4,13 +4,40 @@ from piano_tf.config import ModelConfig
 from piano_tf.errors import ConfigError
 from piano_tf.features import InputSpec
 from piano_tf.models.base import Reranker
+from piano_tf.models.din import DIN
+from piano_tf.models.dlcm import DLCM
+from piano_tf.models.dnn import DNN
+from piano_tf.models.esmm import ESMM
+from piano_tf.models.first_stage import FirstStage
+from piano_tf.models.lambdamart import LambdaMART
+from piano_tf.models.mir import MIR
+from piano_tf.models.mmoe import MMoE
 from piano_tf.models.piano import PIANO
+from piano_tf.models.ple import PLE
 from piano_tf.models.prm import PRM
+from piano_tf.models.rankformer import RankFormer
+from piano_tf.models.setrank import SetRank
 
-REGISTRY: dict[str, type[Reranker]] = {"piano": PIANO, "prm": PRM}
+REGISTRY: dict[str, type[Reranker]] = {
+    "piano": PIANO,
+    "first_stage": FirstStage,
+    "dnn": DNN,
+    "din": DIN,
+    "esmm": ESMM,
+    "mmoe": MMoE,
+    "ple": PLE,
+    "dlcm": DLCM,
+    "prm": PRM,
+    "setrank": SetRank,
+    "mir": MIR,
+    "rankformer": RankFormer,
+}
+
+# Not Keras models: they have `fit_lists` in place of `compile` and `fit`, and are not exported.
+TREES: dict[str, type[LambdaMART]] = {"lambdamart": LambdaMART}
 
 
-def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker:
+def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | LambdaMART:
     """A fresh re-ranker.
 
     Args:
@@ -21,9 +48,28 @@ def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker:
       ConfigError: No model has that name.
     """
     config = config or ModelConfig()
-    if config.name not in REGISTRY:
-        raise ConfigError(f"model.name: got {config.name!r}, expected one of {', '.join(REGISTRY)}")
-    return REGISTRY[config.name](inputs, config, name=config.name)
+    kinds: dict[str, type[Reranker] | type[LambdaMART]] = {**REGISTRY, **TREES}
+    if config.name not in kinds:
+        raise ConfigError(f"model.name: got {config.name!r}, expected one of {', '.join(kinds)}")
+    return kinds[config.name](inputs, config, name=config.name)
 
 
-__all__ = ["PIANO", "PRM", "REGISTRY", "Reranker", "build"]
+__all__ = [
+    "DIN",
+    "DLCM",
+    "DNN",
+    "ESMM",
+    "MIR",
+    "PIANO",
+    "PLE",
+    "PRM",
+    "REGISTRY",
+    "TREES",
+    "FirstStage",
+    "LambdaMART",
+    "MMoE",
+    "RankFormer",
+    "Reranker",
+    "SetRank",
+    "build",
+]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from piano_tf import losses
@@ -82,17 +83,17 @@ class Reranker(tf.keras.Model):
             metric.update_state(y, y_pred, mask_of(x, Axis.ITEM))
         return self.get_metrics_result()
 
+    def assign_vectors(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Sets the vectors of `piano_tf.pretraining.pretrain`, where the model takes any."""
+        encoder = getattr(self, "encoder", None)
+        if encoder is not None and encoder.pretrained is not None:
+            encoder.pretrained.assign(tables)
+
     def get_config(self) -> dict:
         return {
             "inputs": json.loads(self.inputs_spec.model_dump_json()),
             "config": json.loads(self.config.model_dump_json()),
         }
-
-
-def initial_rank(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """[B, N] ranks from 0 in the first-stage order, which is the order of the batch."""
-    items = batch["item_id"]
-    return tf.broadcast_to(tf.range(tf.shape(items)[1]), tf.shape(items))
 
 
 def outputs_of(
@@ -122,3 +123,11 @@ def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     none = -tf.reduce_sum(tf.where(mask, tf.nn.softplus(logits), 0.0), axis=1)
     none = tf.clip_by_value(none, -30.0, -1e-7)
     return tf.math.log(-tf.math.expm1(none)) - none
+
+
+def independent_lists(
+    items: tuple[tf.Tensor, tf.Tensor], mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`independent_list_logit` of (click, conversion) logits [B, N]."""
+    click, conversion = items
+    return independent_list_logit(click, mask), independent_list_logit(conversion, mask)

@@ -8,57 +8,103 @@ import tensorflow as tf
 
 from piano_tf import layers
 from piano_tf.config import ModelConfig
-from piano_tf.features import Axis, InputSpec
-from piano_tf.masks import mask_of
-from piano_tf.models.base import Reranker, initial_rank, outputs_of
+from piano_tf.features import InputSpec
+from piano_tf.layers.match_features import same_item, same_query
+from piano_tf.models.base import Reranker, independent_lists, outputs_of
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class PIANO(Reranker):
     """Past queries refine the listener's interest; a list token predicts for list and items.
 
-    QDIR attends from the present query to past ones and refines the profile; the list encoder
-    reads [IAN; candidates] in view of that interest; IAN predicts the list's click and conversion
-    and conditions each item's. What the paper states and what is ours stands in each layer.
+    QDIR attends from the present query to past ones and refines the profile; each candidate, as
+    x_i + e(q), attends to the same past, with keys e(q_t) + e(i_t) + E[a_t, age] [ours]; the list
+    encoder reads [IAN; candidates] in view of both; IAN predicts the list's click and conversion
+    and conditions each item's. What the paper states and what is ours stands in each layer;
+    `PIANOConfig` switches the parts off one by one.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:
         super().__init__(inputs, config, **kwargs)
-        width, heads = self.config.width, self.config.heads
-        self.query_encoder = layers.QueryEncoder(self.inputs_spec.rows["query"], width)
-        self.item_encoder = layers.ItemEncoder(self.inputs_spec, width)
-        self.user_encoder = layers.UserEncoder(self.inputs_spec, width)
-        self.qdir = layers.QueryDrivenInterestRefiner(width, heads)
-        self.ian = layers.InformationAggregationNode(width)
-        self.list_encoder = layers.ListEncoder(
-            width, heads, self.config.blocks, self.config.dropout, self.config.max_rank
-        )
-        self.head = layers.EntireSpaceHead(width)
+        c, parts = self.config, self.config.piano
+        self.encoder = layers.ListInputEncoder(self.inputs_spec, c)
+        if parts.keys != "none":
+            self.qdir = layers.QueryDrivenInterestRefiner(
+                c.width, c.heads, parts.keys, parts.null_slot, parts.gate, parts.action_age
+            )
+            if parts.second_pass:
+                self.second_pass = layers.HistoryAttention(c.width, c.heads, parts.null_slot)
+        if parts.token:
+            self.ian = layers.InformationAggregationNode(c.width, parts.conditioning)
+        self.list_encoder = layers.ListEncoder(c.width, c.heads, c.blocks, c.dropout, c.max_rank)
+        self.head = layers.EntireSpaceHead(c.width)
 
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        mask = mask_of(batch, Axis.ITEM)
-        history_mask = mask_of(batch, Axis.HISTORY)
-        query = self.query_encoder(batch["query"])
-        items, history_items = self.item_encoder(batch)
-        interest = self.qdir(
-            query=query,
-            user=self.user_encoder(batch, history_items, history_mask),
-            history_query=self.query_encoder(batch["history_query"]),
-            history_item=history_items,
-            history_action=batch["history_action"],
-            history_age=batch["history_age"],
-            history_mask=history_mask,
-        )
-        node, encoded = self.list_encoder(
-            items=items,
-            query=query,
+        parts = self.config.piano
+        lists = self.encoder(batch)
+        interest, _ = self.refine(batch, lists)
+        found = None
+        if parts.keys != "none" and parts.second_pass:
+            keys = lists.past_queries + lists.past_items
+            if parts.action_age:
+                keys += self.qdir.circumstances(lists.past_action, lists.past_age)
+            found, _ = self.second_pass(
+                lists.items + lists.query[:, tf.newaxis],
+                keys,
+                tf.concat([lists.past_queries, lists.past_items], axis=-1),
+                lists.past_mask,
+                same_item(batch) if parts.exact_match else None,
+            )
+        node, items = self.list_encoder(
+            items=lists.items,
+            query=lists.query,
             interest=interest,
-            node=self.ian.start(interest),
-            rank=initial_rank(batch),
-            mask=mask,
+            found=found,
+            node=self.ian.start(interest) if parts.token else None,
+            rank=lists.rank,
+            mask=lists.mask,
             training=training,
         )
-        conditioned, lists = self.ian(node, encoded)
-        return outputs_of(self.head(conditioned), lists)
+        if parts.token:
+            items, of_list = self.ian(node, items)
+            return outputs_of(self.head(items), of_list)
+        of_items = self.head(items)
+        return outputs_of(of_items, independent_lists(of_items, lists.mask))
+
+    def refine(
+        self, batch: Mapping[str, tf.Tensor], lists: layers.ListInputs
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """QDIR's interest p [B, D] and attention [B, heads, 1 + H]; the profile without QDIR."""
+        parts = self.config.piano
+        if parts.keys == "none":
+            return lists.user, None
+        return self.qdir(
+            query=lists.query,
+            user=lists.user,
+            past_queries=lists.past_queries,
+            past_items=lists.past_items,
+            past_action=lists.past_action,
+            past_age=lists.past_age,
+            past_mask=lists.past_mask,
+            same_query=same_query(batch) if parts.exact_match else None,
+        )
+
+    def attention(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """QDIR's attention over past queries.
+
+        Args:
+          batch: Encoded inputs.
+
+        Returns:
+          [B, heads, 1 + H], the null slot first; each sums to 1 (to 0 where a listener without
+          past has no null slot).
+
+        Raises:
+          ValueError: This model was configured without QDIR.
+        """
+        attention = self.refine(batch, self.encoder(batch))[1]
+        if attention is None:
+            raise ValueError("model.piano.keys is 'none': there is no attention over past queries")
+        return attention

@@ -1,0 +1,113 @@
+"""Attention over a history with a null slot, what QDIR's two passes share."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class HistoryAttention(tf.keras.layers.Layer):
+    r"""Multi-head attention from S questions to the H entries of a history.
+
+    Per head of width d_h, with Q = W_Q x, K_t = W_K k_t, V_t = W_V v_t and a learned null slot
+    (k_0, v_0), so that who has no related past can attend to nothing:
+
+      alpha = softmax(Q K^T / sqrt(d_h) + m) over the real entries and the null slot,
+      c = W_O sum_t alpha_t V_t.
+
+    m_t = w_h where a question and an entry are the same, and 0 elsewhere, w_h learned per head from
+    0. W_Q = W_K = I at the start: attention begins as plain similarity, so that a past equal to the
+    present stands out before anything is learnt. Null slot, m and the start are ours.
+
+    Args:
+      units: D, width of questions, keys and the result.
+      heads: Attention heads; divides `units`.
+      null_slot: Whether there is one. Without it, who has no past gets c = 0.
+    """
+
+    def __init__(self, units: int, heads: int, null_slot: bool = True, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if units % heads:
+            raise ValueError(f"units {units} is not a multiple of heads {heads}")
+        self.units = units
+        self.heads = heads
+        self.null_slot = null_slot
+        aligned = {"use_bias": False, "kernel_initializer": "identity"}
+        self.query_projection = tf.keras.layers.Dense(units, **aligned, name="query")
+        self.key_projection = tf.keras.layers.Dense(units, **aligned, name="key")
+        self.value_projection = tf.keras.layers.Dense(units, use_bias=False, name="value")
+        self.output_projection = tf.keras.layers.Dense(units, use_bias=False, name="output")
+        # w: has no weights before it is told for the first time what is the same.
+        self.match = tf.keras.layers.Dense(
+            heads, use_bias=False, kernel_initializer="zeros", name="match"
+        )
+
+    def build(self, input_shape) -> None:
+        if self.null_slot:
+            self.null_key = self.add_weight("null_key", [self.units], initializer="glorot_uniform")
+            self.null_value = self.add_weight("null_value", [self.units], initializer="zeros")
+        super().build(input_shape)
+
+    def call(
+        self,
+        questions: tf.Tensor,
+        keys: tf.Tensor,
+        values: tf.Tensor,
+        mask: tf.Tensor,
+        same: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Attends.
+
+        Args:
+          questions: [B, S, D].
+          keys: [B, H, D].
+          values: [B, H, V].
+          mask: [B, H] boolean, True = real.
+          same: [B, S, H] boolean, where an entry is the same as what asks; None leaves m out.
+
+        Returns:
+          c [B, S, D], and alpha [B, heads, S, 1 + H], the null slot first (0 where there is none).
+        """
+        keys, values = self.key_projection(keys), self.value_projection(values)
+        if self.null_slot:
+            keys, values = _after(self.null_key, keys), _after(self.null_value, values)
+            mask = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
+        logits = tf.einsum(
+            "bshd,bthd->bhst", self._split(self.query_projection(questions)), self._split(keys)
+        ) / math.sqrt(self.units // self.heads)
+        if same is not None:
+            if self.null_slot:
+                same = tf.pad(same, [[0, 0], [0, 0], [1, 0]])
+            match = self.match(tf.cast(same, logits.dtype)[..., tf.newaxis])
+            logits += tf.transpose(match, [0, 3, 1, 2])
+        seen = mask[:, tf.newaxis, tf.newaxis]
+        logits = tf.where(seen, logits, logits.dtype.min)
+        # Without any real entry the softmax is over padding alone, which counts for nothing.
+        attention = tf.where(seen, tf.nn.softmax(logits, axis=-1), 0.0)
+        found = tf.einsum("bhst,bthd->bshd", attention, self._split(values))
+        found = self.output_projection(tf.reshape(found, tf.shape(questions)))
+        if not self.null_slot:
+            attention = tf.pad(attention, [[0, 0], [0, 0], [0, 0], [1, 0]])
+        return found, attention
+
+    def _split(self, vectors: tf.Tensor) -> tf.Tensor:
+        """[..., D] to [..., heads, D / heads]."""
+        shape = tf.concat([tf.shape(vectors)[:-1], [self.heads, self.units // self.heads]], axis=0)
+        return tf.reshape(vectors, shape)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "heads": self.heads,
+            "null_slot": self.null_slot,
+        }
+
+
+def _after(null: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+    """[D] and [B, H, D] to [B, 1 + H, D]."""
+    first = tf.cast(null, entries.dtype)
+    first = tf.tile(first[tf.newaxis, tf.newaxis], [tf.shape(entries)[0], 1, 1])
+    return tf.concat([first, entries], axis=1)

@@ -1,0 +1,120 @@
+"""What a candidate has to do with what the listener did before, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from piano_tf.features import Axis, InputSpec
+from piano_tf.layers.pretrained_vectors import Pretrained
+from piano_tf.masks import mask_of
+
+_TOP = 3
+_SHARPNESS = 5.0  # of the weight that a past query of cosine c gets: exp(5 c)
+
+
+def same_query(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """[B, H] boolean: past queries of the same tokens as the present one, which has some."""
+    query = batch["query"][:, tf.newaxis]
+    equal = tf.reduce_all(query == batch["history_query"], axis=-1)
+    return equal & tf.reduce_any(query != 0, axis=-1) & mask_of(batch, Axis.HISTORY)
+
+
+def same_item(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """[B, N, H] boolean: past items equal to a candidate."""
+    equal = batch["item_id"][..., tf.newaxis] == batch["history_item_id"][:, tf.newaxis]
+    return equal & mask_of(batch, Axis.HISTORY)[:, tf.newaxis]
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class MatchFeatures(tf.keras.layers.Layer):
+    """Repeats and similarities of each candidate to the history [ours, after method of LambdaMART teams].
+
+    Per candidate: how often the item and each string feature it shares with past items occur in the
+    history (log 1 + count), how recent its last occurrence is, whether it was chosen under the same
+    query. With pre-trained vectors, for taste and for intent: the largest cosine to a past item, the
+    mean of the three largest, the mean of all, the mean weighted by how near the past query is to
+    the present one, the largest among past items of the same query; and the cosine of the
+    candidate's intent to the query. Per list, the same for each candidate: length and recency of
+    the history, of the part under the same query, and mean and largest cosine of past queries.
+    Recency is 1 / (1 + log(1 + days)); an item's cosine to itself does not count, for repeats say it.
+
+    Args:
+      inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
+    """  # noqa: E501
+
+    def __init__(self, inputs: InputSpec | dict, **kwargs) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.inputs = InputSpec.model_validate(inputs)
+        features = self.inputs.features
+        self._shared = [name for name, type in features.history_item if type == "string"]
+
+    def call(
+        self, batch: Mapping[str, tf.Tensor], pretrained: Pretrained | None = None
+    ) -> tf.Tensor:
+        """Matches candidates with the history.
+
+        Args:
+          batch: Encoded inputs.
+          pretrained: Their pre-trained vectors, where there are any.
+
+        Returns:
+          [B, N, M] float32; what stands at padding means nothing.
+        """
+        real = mask_of(batch, Axis.HISTORY)
+        recency = 1 / (1 + tf.math.log1p(tf.maximum(batch["history_age"], 0.0)))
+        item, query = same_item(batch), same_query(batch)
+        found = [
+            _log_count(item),
+            _largest(recency[:, tf.newaxis], item),
+            _largest(tf.ones_like(recency)[:, tf.newaxis], item & query[:, tf.newaxis]),
+        ]
+        for name in self._shared:
+            past = batch[f"history_item_{name}"][:, tf.newaxis]
+            equal = batch[f"item_{name}"][..., tf.newaxis] == past
+            found.append(_log_count(equal & real[:, tf.newaxis]))
+        of_list = [_log_count(real), _largest(recency, real)]
+        of_list += [_log_count(query), _largest(recency, query)]
+        if pretrained is not None:
+            near = tf.einsum("bp,bhp->bh", pretrained.query, pretrained.past_query)
+            of_list += [_mean(near, real), _largest(near, real)]
+            weight = tf.where(real, tf.exp(_SHARPNESS * near), 0.0)
+            weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, axis=1, keepdims=True))
+            other = real[:, tf.newaxis] & ~item
+            for now, past in (
+                (pretrained.taste, pretrained.past_taste),
+                (pretrained.intent, pretrained.past_intent),
+            ):
+                cosine = tf.where(other, tf.einsum("bnp,bhp->bnh", now, past), 0.0)
+                # Zeros stand for a history that is shorter than the top.
+                top = tf.math.top_k(tf.pad(cosine, [[0, 0], [0, 0], [0, _TOP]]), _TOP).values
+                found += [
+                    top[..., 0],
+                    tf.reduce_mean(top, axis=-1),
+                    _mean(cosine, other),
+                    tf.einsum("bnh,bh->bn", cosine, weight),
+                    _largest(cosine, other & query[:, tf.newaxis]),
+                ]
+            found.append(tf.einsum("bnp,bp->bn", pretrained.intent, pretrained.query))
+        shape = tf.shape(batch["item_id"])
+        found += [tf.broadcast_to(values[:, tf.newaxis], shape) for values in of_list]
+        return tf.stack(found, axis=-1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "inputs": self.inputs.model_dump(mode="json")}
+
+
+def _log_count(where: tf.Tensor) -> tf.Tensor:
+    return tf.math.log1p(tf.reduce_sum(tf.cast(where, tf.float32), axis=-1))
+
+
+def _largest(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    """Over the last axis, at least 0."""
+    chosen = tf.where(where, values, 0.0)
+    return tf.maximum(tf.reduce_max(chosen, axis=-1), 0.0)  # of an empty axis the largest is -inf
+
+
+def _mean(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    total = tf.reduce_sum(tf.where(where, values, 0.0), axis=-1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(where, tf.float32), axis=-1))

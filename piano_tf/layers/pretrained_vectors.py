@@ -1,0 +1,96 @@
+"""Frozen vectors of items and queries, learnt beforehand from past interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from piano_tf.features import InputSpec
+
+TASTE = "taste"
+INTENT = "intent"
+WORDS = "words"
+
+
+class Pretrained(NamedTuple):
+    """The pre-trained vectors of a batch, each of length 1, or 0 where nothing is known.
+
+    Attributes:
+      taste, past_taste: [B, N, P] and [B, H, P]: near where the same listeners chose both items.
+      intent, past_intent: [B, N, P] and [B, H, P]: near where the same queries led to both items.
+      query, past_query: [B, P] and [B, H, P]: in the space of `intent`.
+    """
+
+    taste: tf.Tensor
+    past_taste: tf.Tensor
+    intent: tf.Tensor
+    past_intent: tf.Tensor
+    query: tf.Tensor
+    past_query: tf.Tensor
+
+
+@tf.keras.utils.register_keras_serializable("piano_tf")
+class PretrainedVectors(tf.keras.layers.Layer):
+    """Looks up pre-trained vectors, each listener's in the tables learnt without that listener.
+
+    A list of training has its own clicks among the interactions that vectors are learnt from. What
+    such vectors say of it would be far too good, and a model would trust it. So listeners fall into
+    folds, the vectors of a fold are learnt from the interactions of all others, and they are used
+    for the fold's lists, in training and in serving alike [ours; cross-fitting]. How they are
+    learnt: `piano_tf.pretraining`. All are 0 until `assign`.
+
+    Args:
+      inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
+      units: P, width of the vectors.
+      folds: K, how many tables there are of each kind.
+    """
+
+    def __init__(self, inputs: InputSpec | dict, units: int, folds: int, **kwargs) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.inputs = InputSpec.model_validate(inputs)
+        self.units = units
+        self.folds = folds
+        rows = self.inputs.rows
+        self.tables = {
+            name: self.add_weight(
+                name, [folds, rows[vocabulary], units], initializer="zeros", trainable=False
+            )
+            for name, vocabulary in ((TASTE, "item_id"), (INTENT, "item_id"), (WORDS, "query"))
+        }
+
+    def assign(self, tables: Mapping[str, tf.Tensor]) -> None:
+        """Sets the vectors: `taste` and `intent` [K, items, P], `words` [K, tokens, P]."""
+        for name, table in self.tables.items():
+            table.assign(tables[name])
+
+    def call(self, batch: Mapping[str, tf.Tensor]) -> Pretrained:
+        """Looks up an encoded batch; what stands at padding is 0."""
+        fold = batch["user_id"] % self.folds
+        items, past = batch["item_id"], batch["history_item_id"]
+        return Pretrained(
+            taste=self._lookup(TASTE, fold, items),
+            past_taste=self._lookup(TASTE, fold, past),
+            intent=self._lookup(INTENT, fold, items),
+            past_intent=self._lookup(INTENT, fold, past),
+            query=self._of_queries(fold, batch["query"]),
+            past_query=self._of_queries(fold, batch["history_query"]),
+        )
+
+    def _lookup(self, table: str, fold: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        rows = tf.shape(self.tables[table], tf.int64)[1]
+        fold = tf.reshape(fold, [-1, *[1] * (ids.shape.rank - 1)])
+        flat = tf.reshape(self.tables[table], [-1, self.units])
+        return tf.gather(flat, fold * rows + ids)  # row 0, padding, is 0
+
+    def _of_queries(self, fold: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        return tf.math.l2_normalize(tf.reduce_sum(self._lookup(WORDS, fold, tokens), axis=-2), -1)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "inputs": self.inputs.model_dump(mode="json"),
+            "units": self.units,
+            "folds": self.folds,
+        }
