@@ -1,5 +1,5 @@
 # Every command does its own set-up; what is set up already is not set up again.
-.PHONY: help demo test lint types check environment clean
+.PHONY: help demo compare test lint types check environment clean
 .DEFAULT_GOAL := help
 
 PYTEST = TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest
@@ -9,6 +9,9 @@ help:  ## what there is
 
 demo: environment  ## logs, pipeline, server, one list re-ranked (DATASET=lastfm DATA=folder)
 	@DATASET="$(DATASET)" DATA="$(DATA)" LISTS="$(LISTS)" WORLD="$(WORLD)" OUTPUT="$(OUTPUT)" scripts/demo.sh
+
+compare: environment  ## every model on a log (DATASET=simulated, lastfm or cpcd, DATA=folder)
+	@DATASET="$(DATASET)" DATA="$(DATA)" scripts/compare.sh
 
 test: environment  ## every test
 	@$(PYTEST)

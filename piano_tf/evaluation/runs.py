@@ -1,0 +1,187 @@
+"""One model trained once, and what is kept of it on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pydantic
+import tensorflow as tf
+
+from piano_tf.config import Config, EncodingConfig, Frozen, ScoreConfig
+from piano_tf.data.logs import split_files
+from piano_tf.errors import ConfigError
+from piano_tf.evaluation.predictions import Predictions, predict
+from piano_tf.features import SPEC_FILE
+from piano_tf.training import EncodedLog, fit_log
+
+PREDICTED = ("validation", "test")
+RECORD_FILE = "run.json"
+
+_PACKAGES = ("piano_tf", "tensorflow", "tensorflow-recommenders", "lightgbm", "numpy", "scipy")
+_BLOCK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One (label, seed, log).
+
+    Attributes:
+      label: Of the model, as people read it.
+      log_dir: A folder written by `piano logs`.
+      log_digest: Of its files (`log_digest`).
+      config: What the model is trained with, its seed included.
+      folder: Where it is kept, once finished.
+    """
+
+    label: str
+    log_dir: Path
+    log_digest: str
+    config: Config
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """Equal where configuration, log and version of this package are."""
+        return digest_of(self.config.model_dump_json(), self.log_digest)
+
+    @property
+    def title(self) -> str:
+        return f"{self.label}, seed {self.config.training.seed}"
+
+
+class RunRecord(Frozen):
+    """What is kept of a run beside its predictions, as `run.json`.
+
+    Attributes:
+      label: Of the model.
+      log: The log's folder.
+      digest: Of the run.
+      config: What it was trained with.
+      score: a and b of the ranking score, chosen on validation.
+      epochs: How many were trained.
+      seconds: That training took, evaluation included; encoding the log is not.
+      versions: Package -> version.
+    """
+
+    label: str
+    log: str
+    digest: str
+    config: Config
+    score: ScoreConfig
+    epochs: int
+    seconds: float
+    versions: dict[str, str]
+
+
+def digest_of(*parts: str) -> str:
+    """SHA-256 of texts and the version of this package."""
+    known = hashlib.sha256()
+    for part in (importlib.metadata.version("piano_tf"), *parts):
+        known.update(part.encode())
+        known.update(b"\0")
+    return known.hexdigest()
+
+
+def log_digest(log_dir: Path, splits: Sequence[str]) -> str:
+    """SHA-256 of a log's columns and of the lists of some splits, wherever the log lies.
+
+    Raises:
+      LogError: A split has no files.
+    """
+    known = hashlib.sha256()
+    for file in (
+        Path(log_dir) / SPEC_FILE,
+        *(file for split in splits for file in split_files(log_dir, split)),
+    ):
+        known.update(f"{file.relative_to(log_dir)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                known.update(block)
+    return known.hexdigest()
+
+
+def finished(run: Run) -> RunRecord | None:
+    """The record of a run that is kept and whose digest is still the same."""
+    record = record_of(run.folder)
+    return record if record is not None and record.digest == run.digest else None
+
+
+def record_of(folder: Path) -> RunRecord | None:
+    """The record in a run's folder; None where there is none that can be read."""
+    try:
+        return RunRecord.load(folder / RECORD_FILE)
+    except ConfigError:
+        return None
+
+
+def load_predictions(run: Run, split: str) -> Predictions:
+    """What a finished run said of a split."""
+    return Predictions.load(run.folder / f"{split}.npz")
+
+
+def train(run: Run) -> None:
+    """Trains, predicts the validation and test lists, and keeps both with the record."""
+    log = encoded_log(run.log_dir, run.log_digest, run.config.encoding)
+    started = time.perf_counter()
+    fitted = fit_log(log, run.config, verbose=0)
+    size = run.config.training.batch_size
+    predictions = {
+        split: predict(fitted.model, fitted.score, log.batches(split, size)) for split in PREDICTED
+    }
+    record = RunRecord(
+        label=run.label,
+        log=str(run.log_dir),
+        digest=run.digest,
+        config=run.config,
+        score=fitted.score,
+        epochs=len(fitted.history.get("loss", ())),
+        seconds=time.perf_counter() - started,
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+    )
+    keep(run.folder, record, predictions)
+    tf.keras.backend.clear_session()  # or every model's graph would stay in memory
+    gc.collect()
+
+
+def keep(folder: Path, record: pydantic.BaseModel, predictions: Mapping[str, Predictions]) -> None:
+    """Writes a run, in place of an older one; nothing half-written is ever at `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for split, said in predictions.items():
+            said.save(partial / f"{split}.npz")
+        (partial / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
+        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def encoded_log(log_dir: Path, digest: str, encoding: EncodingConfig) -> EncodedLog:
+    """The log, encoded. A process keeps the last one, for the next run is likely to want it too.
+
+    Args:
+      log_dir: A folder written by `piano logs`.
+      digest: Of its files.
+      encoding: The encoding configuration.
+    """
+    key = digest, encoding
+    if key not in _held:
+        while _held:
+            _held.popitem()[1].__exit__()
+        _held[key] = EncodedLog(log_dir, encoding)
+    return _held[key]
+
+
+_held: dict[tuple[str, EncodingConfig], EncodedLog] = {}
