@@ -10,18 +10,30 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from piano_tf.config import Config, ScoreConfig
+from piano_tf.config import Config, ModelConfig, ScoreConfig
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import PianoError
-from piano_tf.export import CARD_FILE, ModelCard, ServingModule, export_model, parse_examples
+from piano_tf.export import (
+    CARD_FILE,
+    ModelCard,
+    ServingModule,
+    export_model,
+    parse_examples,
+    require_exportable,
+)
 from piano_tf.features import LABELS, Axis
 from piano_tf.masks import mask_of
-from piano_tf.models import REGISTRY
 from piano_tf.rerank import order_of, score
 
 Row = dict[str, Any]
 SCORE = ScoreConfig(click=1.0, conversion=1.5)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(params=["dlcm", "mir", "piano", "prm"])
+def name(request: pytest.FixtureRequest) -> str:
+    """One re-ranker of each kind of operation, for an export takes long."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +292,7 @@ def test_a_failed_export_leaves_nothing(
         (Path(folder) / "saved_model.pb").write_bytes(b"half of")
         raise error
 
-    fake = ServingModule(REGISTRY["prm"], module("prm").encode, card.inputs.features, SCORE)
+    fake = module("prm")
     monkeypatch.setattr(ServingModule, "signatures", lambda self: {})
     monkeypatch.setattr(tf.saved_model, "save", broken_off)
     with pytest.raises(type(error)):
@@ -303,3 +315,8 @@ def test_an_empty_folder_may_be_filled(
     assert export_model(module("prm"), card, path) == path
     assert (path / "saved_model.pb").read_bytes() == b"all"
     assert [p.name for p in tmp_path.iterdir()] == ["7"]
+
+
+def test_trees_are_not_exported_and_the_error_says_so() -> None:
+    with pytest.raises(PianoError, match=r"model.name: 'lambdamart' is no Keras model.*piano, "):
+        require_exportable(ModelConfig(name="lambdamart"))

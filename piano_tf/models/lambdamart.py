@@ -103,7 +103,7 @@ class LambdaMART:
         Args:
           train: Batches of (inputs, labels), read twice.
           validation: Batches of (inputs, labels), to stop and to calibrate by.
-          seed: Of the choice of features and lists for each tree.
+          seed: Of the choice of features and items for each tree.
         """
         if self.config.match:
             rows = self.inputs_spec.rows
