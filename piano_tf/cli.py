@@ -242,6 +242,7 @@ def compare(config: Path) -> None:
     from piano_tf.evaluation.config import ComparisonConfig
 
     chosen = ComparisonConfig.load(config)
+    _interrupt_on_signals()
     from piano_tf.evaluation.compare import compare as run
 
     columns = (
@@ -319,9 +320,7 @@ def serve(model_dir: Path, host: str, port: int) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
     from serving.server import ModelServer, ServingError
 
-    # A shell starts background commands with interrupts ignored; both signals end the server.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    _interrupt_on_signals()
     try:
         with ModelServer(model_dir, host=host, port=port) as server:
             click.echo(f"serving piano version {server.version} on {server.address}")
@@ -358,6 +357,12 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
     Console(soft_wrap=True).print(
         reranking_table(asked, answer, {label: row[label] for label in LABELS})
     )
+
+
+def _interrupt_on_signals() -> None:
+    """Both signals end a long command; a shell starts background ones with interrupts ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def main() -> None:

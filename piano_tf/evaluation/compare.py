@@ -9,7 +9,7 @@ What is in the output folder:
   reference, lead, lead_low, lead_high, p and p_holm.
 - `results.md` and `report.html`, for people.
 
-The tables and `results.md` depend on configuration, logs, software and threads per worker alone;
+The tables and `results.md` depend on configuration, logs, software and kind of processor alone;
 times stand in the records and in the report.
 """
 

@@ -85,7 +85,7 @@ class ComparisonConfig(Frozen):
       reference: The label that all others are tested against; the first by default.
       ablations: Labels that are shown in a table of their own.
       search: Whether and how to search for better settings of each label first.
-      workers: Models trained at the same time, each with its share of the cores.
+      workers: Models trained at the same time, each on one core; results do not depend on it.
       resamples: Of every interval and test.
       unit: What is resampled: each `list`, or each `user` with all their lists.
       off_policy: Whether to estimate what each order would have been worth if shown. It means

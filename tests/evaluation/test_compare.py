@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -324,13 +325,19 @@ def test_a_run_depends_on_nothing_that_its_process_did_before(
         return Run(name, log_dir, digest, config, tmp_path / folder)
 
     once, between, again = run("dnn", "a"), run("first_stage", "b"), run("dnn", "c")
+    threads = os.environ.get("OMP_NUM_THREADS")
     with pytest.raises(KeyboardInterrupt), spawned(1) as pool:
         for one in (once, between, again):
             pool.submit(runs.train, one).result()
         process = pool.submit(os.getpid).result()
+        scratch = Path(pool.submit(tempfile.gettempdir).result())
+        assert scratch.is_dir() and list(scratch.iterdir())
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         raise KeyboardInterrupt
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+    assert not scratch.exists()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
     record = finished(once)
     assert record is not None and record.config == once.config and record.epochs == 1
     for split in runs.PREDICTED:
