@@ -110,7 +110,7 @@ class PIANOConfig(Frozen):
       null_slot: Whether a listener may attend to nothing.
       gate: Whether a gate decides how much of what was found refines the profile.
       action_age: Whether keys know what was done, and how long ago.
-      second_pass: Whether each candidate attends to past queries and items too.
+      second_pass: Whether each candidate attends to past queries and items too; not without keys.
       exact_match: Whether equal queries and equal items add a learned term to the attention.
       token: Whether IAN's token reads the list; without it items count as independent.
       conditioning: How IAN's token conditions the items: `film`, `concat` or `none`.
