@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig
 from piano_tf.data.batches import raw_specs
 from piano_tf.errors import PianoError
 from piano_tf.features import Axis, FeatureSpec, InputSpec
+from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
 from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker
 from piano_tf.rerank import order_of, score
@@ -150,15 +149,8 @@ def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise PianoError(f"{path} exists already; a version of a model is never overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with whole_folder(path) as partial:
         tf.saved_model.save(module, str(partial), signatures=module.signatures())
         (partial / CARD_FILE).parent.mkdir(exist_ok=True)
         (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,6 +15,7 @@ from piano_tf.config import ScoreConfig
 from piano_tf.errors import PianoError
 from piano_tf.evaluation.lists import Lists, widened
 from piano_tf.features import OUTPUTS, Axis
+from piano_tf.files import replacing
 from piano_tf.masks import mask_of
 from piano_tf.rerank import score
 
@@ -51,16 +50,8 @@ class Predictions:
         Args:
           path: The file, in a folder that exists; one that is there already is replaced.
         """
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **dataclasses.asdict(self))
-            os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from piano_tf.evaluation import tables
 from piano_tf.evaluation.config import ORDERS
 from piano_tf.evaluation.conventions import conventions
-from piano_tf.evaluation.files import replacing
 from piano_tf.evaluation.plots import Plot, plots
 from piano_tf.evaluation.results import Comparison, results_table, summary_table
 from piano_tf.evaluation.tables import Table
 from piano_tf.features import LABELS
+from piano_tf.files import replacing
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.parquet"

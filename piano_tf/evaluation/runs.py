@@ -7,7 +7,6 @@ import gc
 import hashlib
 import importlib.metadata
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from piano_tf.data.logs import split_files
 from piano_tf.errors import ConfigError
 from piano_tf.evaluation.predictions import Predictions, predict
 from piano_tf.features import SPEC_FILE
+from piano_tf.files import whole_folder
 from piano_tf.training import EncodedLog, fit_log
 
 PREDICTED = ("validation", "test")
@@ -153,19 +153,12 @@ def train(run: Run) -> None:
 
 def keep(folder: Path, record: pydantic.BaseModel, predictions: Mapping[str, Predictions]) -> None:
     """Writes a run, in place of an older one; nothing half-written is ever at `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as partial:
         for split, said in predictions.items():
             said.save(partial / f"{split}.npz")
         (partial / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
         if folder.exists():
             shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def encoded_log(log_dir: Path, digest: str, encoding: EncodingConfig) -> EncodedLog:

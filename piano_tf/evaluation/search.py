@@ -16,12 +16,12 @@ import tensorflow as tf
 from piano_tf.config import Config, Frozen
 from piano_tf.errors import ConfigError, PianoError
 from piano_tf.evaluation.config import ComparisonConfig, Range, SearchConfig
-from piano_tf.evaluation.files import replacing
 from piano_tf.evaluation.lists import read_lists
 from piano_tf.evaluation.predictions import predict
 from piano_tf.evaluation.ranking import list_metrics
 from piano_tf.evaluation.runs import digest_of, encoded_log
 from piano_tf.features import LABELS
+from piano_tf.files import replacing
 from piano_tf.training import fit_log
 
 _OBJECTIVE = "ndcg_10"

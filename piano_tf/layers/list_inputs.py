@@ -70,7 +70,7 @@ class ListInputEncoder(tf.keras.layers.Layer):
         self.item_encoder = ItemEncoder(self.inputs, c.width, ids=c.ids, name="item_encoder")
         self.user_encoder = UserEncoder(self.inputs, c.width, ids=c.ids, name="user_encoder")
 
-    def call(self, batch: Mapping[str, tf.Tensor], training: bool | None = None) -> ListInputs:
+    def call(self, batch: Mapping[str, tf.Tensor]) -> ListInputs:
         """Encodes a batch (see `piano_tf.data.encoding.encode`)."""
         mask, past_mask = mask_of(batch, Axis.ITEM), mask_of(batch, Axis.HISTORY)
         pretrained = None if self.pretrained is None else self.pretrained(batch)

@@ -34,7 +34,7 @@ class DIN(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         found, _ = self.attention(lists.items, lists.past_items, lists.past_mask)
         joined = tf.concat([self.context(lists), found, lists.items * found], axis=-1)
         items = self.head(self.network(joined, training=training))

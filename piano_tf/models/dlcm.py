@@ -47,7 +47,7 @@ class DLCM(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         context = self.context(lists)
         abstract = context
         for dense in self.abstraction:

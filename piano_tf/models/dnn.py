@@ -32,7 +32,7 @@ class DNN(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         vectors = self.network(self.context(lists), training=training)
         items = self.head(vectors)
         return outputs_of(items, independent_lists(items, lists.mask))

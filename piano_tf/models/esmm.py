@@ -36,7 +36,7 @@ class ESMM(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         vectors = self.context(lists)
         items = self.head(
             self.click_tower(vectors, training=training),

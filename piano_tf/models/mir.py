@@ -40,7 +40,7 @@ class MIR(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         context = self.context(lists)
         vectors = self.block(self.projection(context), lists.mask, training=training)
         # One more entry of padding, for a recurrent layer needs a step to take.

@@ -38,7 +38,7 @@ class MMoE(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         vectors = self.context(lists)
         (click, conversion), _ = self.experts([vectors, vectors], vectors)
         items = self.head(

@@ -47,7 +47,7 @@ class PLE(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         vectors = self.context(lists)
         of_tasks, of_shared = self.extraction([vectors, vectors], vectors)
         (click, conversion), _ = self.experts(of_tasks, of_shared)

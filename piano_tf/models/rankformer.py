@@ -35,7 +35,7 @@ class RankFormer(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         token = tf.broadcast_to(tf.cast(self.token, self.compute_dtype), tf.shape(lists.user))
         node, items = self.list_encoder(
             items=lists.items,

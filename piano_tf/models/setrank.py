@@ -40,7 +40,7 @@ class SetRank(Reranker):
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
     ) -> dict[str, tf.Tensor]:
-        lists = self.encoder(batch, training=training)
+        lists = self.encoder(batch)
         vectors = self.projection(self.context(lists))
         for block in self.blocks:
             vectors = block(vectors, lists.mask, training=training)

@@ -1,9 +1,10 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,4 +25,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `path` at the end, unless something went wrong.
+
+    Args:
+      path: A folder that is not there then, or is empty; its parent is made too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
