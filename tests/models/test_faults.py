@@ -88,8 +88,8 @@ def attends_to_padding(model: Reranker, batch: Batch) -> bool:
     original = layers.ListInputEncoder.call
     rng = np.random.default_rng(0)
 
-    def loud(self, batch, training=None) -> layers.ListInputs:
-        lists = original(self, batch, training)
+    def loud(self, batch) -> layers.ListInputs:
+        lists = original(self, batch)
         changed = {}
         for name in ("items", "past_items", "past_queries", "past_age"):
             values = getattr(lists, name)
