@@ -110,8 +110,10 @@ class PIANOConfig(Frozen):
       null_slot: Whether a listener may attend to nothing.
       gate: Whether a gate decides how much of what was found refines the profile.
       action_age: Whether keys know what was done, and how long ago.
+      interest_match: Whether QDIR also attends among pre-trained vectors, and each candidate is
+        compared with what it finds there; not without keys or pre-trained vectors.
       second_pass: Whether each candidate attends to past queries and items too; not without keys.
-      exact_match: Whether equal queries and equal items add a learned term to the attention.
+      exact_match: Whether equal queries and equal items count for themselves, beyond being alike.
       token: Whether IAN's token reads the list; without it items count as independent.
       conditioning: How IAN's token conditions the items: `film`, `concat` or `none`.
     """
@@ -120,6 +122,7 @@ class PIANOConfig(Frozen):
     null_slot: bool = True
     gate: bool = True
     action_age: bool = True
+    interest_match: bool = True
     second_pass: bool = True
     exact_match: bool = True
     token: bool = True

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from piano_tf import metrics, models
+from piano_tf.calibration import calibrate
 from piano_tf.config import Config, EncodingConfig, PretrainingConfig, ScoreConfig, TrainingConfig
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
@@ -51,7 +52,7 @@ def fit(
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> FittedReranker:
-    """Trains a fresh model, keeps its best epoch on validation, and chooses the score there.
+    """Trains a fresh model; keeps its best epoch, calibrates and chooses the score on validation.
 
     Args:
       train: Shuffled batches of (inputs, labels).
@@ -71,7 +72,7 @@ def fit(
         model.assign_vectors(vectors)
     if isinstance(model, models.LambdaMART):
         model.fit_lists(train, validation, seed=config.training.seed)
-        return FittedReranker(model, choose_score(model, validation), {})
+        return _finished(model, validation, config, {})
     model.compile(
         optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
         loss=RerankingLoss(config.loss),
@@ -90,7 +91,18 @@ def fit(
         ],
         verbose=verbose,
     )
-    return FittedReranker(model, choose_score(model, validation), history.history)
+    return _finished(model, validation, config, history.history)
+
+
+def _finished(
+    model: models.Reranker | models.LambdaMART,
+    validation: tf.data.Dataset,
+    config: Config,
+    history: Mapping[str, list[float]],
+) -> FittedReranker:
+    """Calibrated, and with the score chosen from what it then says."""
+    calibrate(model, validation, config.loss.list_target)
+    return FittedReranker(model, choose_score(model, validation), history)
 
 
 def _learning_rate(epoch: int, config: TrainingConfig) -> float:
@@ -195,8 +207,9 @@ def choose_score(
         choice: [metrics.NDCG(label, by="score") for label in (CLICK, CONVERSION)]
         for choice in choices
     }
+    answer = models.inference(model)
     for inputs, labels in validation:
-        outputs = model(inputs, training=False)
+        outputs = answer(inputs)
         mask = mask_of(inputs, Axis.ITEM)
         for choice, pair in found.items():
             for metric in pair:

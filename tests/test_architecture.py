@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", "files", "config"},
     {"features"},
     {"masks", "layers", "losses", "metrics", "rerank"},
-    {"data", "simulation", "models", "pretraining", "export", "explanation"},
+    {"data", "simulation", "models", "pretraining", "export", "explanation", "calibration"},
     {"training"},
     {"evaluation"},
     {"cli"},

@@ -11,7 +11,7 @@ Conventions, here once for all modules:
 - NDCG, MAP and MRR are nan for a list without a positive: such lists are left out, their share
   is reported.
 - Group AUC is the mean over lists that have both classes, weighted by their shown items.
-- Calibration error is over 15 bins of equal count.
+- Calibration error is over 10 bins of equal count.
 - A list's own click or conversion means: at least one of its items'.
 - A conversion is over the entire space: of everything shown, clicked or not.
 """

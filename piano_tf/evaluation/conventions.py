@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from piano_tf.evaluation.probability import BINS
 from piano_tf.evaluation.results import Comparison
 
 _UNITS = {"list": "lists", "user": "users, each with all their lists"}
@@ -25,9 +26,10 @@ def conventions(comparison: Comparison) -> list[str]:
         "all ranks.",
         "AUC is over all items shown. Group AUC is the mean of the AUCs of lists that have both "
         "classes, weighted by their items. Log loss is in nats.",
-        "ECE is over 15 bins of equal count: in bins of equal width nearly all cases are in the "
-        "first, for events are rare. What a list's own probability is held against is whether at "
-        "least one of its items was clicked, or converted.",
+        f"ECE is over {BINS} bins of equal count: in bins of equal width nearly all cases are in "
+        "the first, for events are rare. ECE by chance is what the same probabilities would show "
+        "on so many cases if all of them were true. What a list's own probability is held against "
+        "is whether at least one of its items was clicked, or converted.",
         "The initial order is the one logged. The random order is drawn anew for each seed. The "
         "ideal order has what was clicked, or converted, first.",
         f"{models} a model. The value of a list is its mean over seeds: lists are the sample, and "

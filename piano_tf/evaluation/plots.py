@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from piano_tf.evaluation.config import INITIAL_ORDER
+from piano_tf.evaluation.probability import BINS
 from piano_tf.evaluation.results import Comparison
 from piano_tf.evaluation.summary import GAINS, TRADE_OFF, Row, slices_of
 from piano_tf.evaluation.tables import ranked
@@ -262,8 +263,8 @@ def _calibration(comparison: Comparison) -> Plot:
     look.legend(figure, panels[0])
     return Plot(
         "Whether the probabilities can be believed",
-        "Predictions of all seeds in 15 bins of equal count: what was said on average against how "
-        "often it happened. On the dotted line a probability means what it says; above it the "
+        f"Predictions of all seeds in {BINS} bins of equal count: what was said on average against "
+        "how often it happened. On the dotted line a probability means what it says; above it the "
         "model said too little." + look.note(),
         figure,
     )

@@ -17,6 +17,7 @@ from piano_tf.evaluation.lists import Lists, widened
 from piano_tf.features import OUTPUTS, Axis
 from piano_tf.files import replacing
 from piano_tf.masks import mask_of
+from piano_tf.models import inference
 from piano_tf.rerank import score
 
 Tensors = Mapping[str, tf.Tensor]
@@ -93,7 +94,7 @@ def predict(
 
     Args:
       model: `model(inputs, training=False)` takes an encoded batch and returns the logits
-        `piano_tf.features.OUTPUTS`. It runs in a graph, unless it has a true attribute `eager`.
+        `piano_tf.features.OUTPUTS` (see `piano_tf.models.inference`).
       score_weights: a and b of the ranking score.
       batches: Of (inputs, labels), in the order of the log; their widths may differ. Labels are not
         looked at.
@@ -104,20 +105,15 @@ def predict(
     Raises:
       PianoError: There are no batches, or an output of a real list or candidate is not finite.
     """
-
-    def outputs_of(inputs: Tensors) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        logits = model(inputs, training=False)
-        values = {name: tf.convert_to_tensor(logits[name]) for name in OUTPUTS}
-        return mask_of(inputs, Axis.ITEM), {_SCORE: score(values, score_weights), **values}
-
-    if not getattr(model, "eager", False):
-        outputs_of = tf.function(outputs_of, reduce_retracing=True)
+    answer = inference(model)
     parts: list[Predictions] = []
     done = 0
     for inputs, _ in batches:
-        mask, outputs = outputs_of(dict(inputs))
-        parts.append(_predictions(mask.numpy(), outputs, done))
-        done += len(mask)
+        logits = answer(dict(inputs))
+        values = {name: tf.convert_to_tensor(logits[name]) for name in OUTPUTS}
+        values[_SCORE] = score(values, score_weights)
+        parts.append(_predictions(mask_of(inputs, Axis.ITEM).numpy(), values, done))
+        done += len(values[_SCORE])
     if not parts:
         raise PianoError("got no lists to predict, expected at least one")
     return Predictions.concatenate(parts)

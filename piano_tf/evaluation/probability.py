@@ -14,6 +14,7 @@ from piano_tf.evaluation.lists import Lists
 from piano_tf.evaluation.predictions import Predictions
 from piano_tf.features import LABELS
 
+BINS = 10
 _SURE = 1e-7  # About float32's step below 1, in which models compute.
 
 
@@ -92,7 +93,7 @@ class CalibrationCurve(NamedTuple):
 
 
 def calibration_curve(
-    y: np.ndarray, p: np.ndarray, bins: int = 15, *, equal_width: bool = False
+    y: np.ndarray, p: np.ndarray, bins: int = BINS, *, equal_width: bool = False
 ) -> CalibrationCurve:
     """Observed against predicted probability.
 
@@ -125,7 +126,7 @@ def calibration_curve(
 
 
 def expected_calibration_error(
-    y: np.ndarray, p: np.ndarray, bins: int = 15, *, equal_width: bool = False
+    y: np.ndarray, p: np.ndarray, bins: int = BINS, *, equal_width: bool = False
 ) -> float:
     """Mean distance of observed from predicted probability over bins, weighted by their cases.
 
@@ -154,6 +155,32 @@ def expected_calibration_error(
     return float(np.average(gap, weights=curve.cases)) if len(gap) else np.nan
 
 
+def chance_calibration_error(p: np.ndarray, bins: int = BINS) -> float:
+    """The calibration error that probabilities would show on so many cases if they were true.
+
+    In a bin of n cases the share of positives is off by about a normal error of variance
+    v = sum p (1 - p) / n^2, whose mean distance from 0 is sqrt(2 v / pi). An expected calibration
+    error near this one says no more than that there are not enough cases to tell [ours].
+
+    Args:
+      p: [n] probabilities.
+      bins: Of equal count, as in `calibration_curve`.
+
+    Returns:
+      nan of no cases.
+
+    Raises:
+      PianoError: A value of p is no probability.
+
+    >>> round(chance_calibration_error(np.full(5000, 0.5)), 4)
+    0.0056
+    """
+    p = _probabilities(p)
+    _, variance, cases = calibration_curve(p * (1 - p), p, bins)
+    distance = np.sqrt(2 * variance / (np.pi * cases))
+    return float(np.average(distance, weights=cases)) if len(cases) else np.nan
+
+
 def probability_metrics(lists: Lists, predictions: Predictions) -> dict[str, float]:
     """AUC, group AUC, log loss and calibration error of items, and of lists, for both labels.
 
@@ -162,8 +189,9 @@ def probability_metrics(lists: Lists, predictions: Predictions) -> dict[str, flo
       predictions: Of the same lists, in the same order.
 
     Returns:
-      `click_auc`, `click_group_auc`, `click_log_loss`, `click_ece`, `list_click_auc`,
-      `list_click_log_loss`, `list_click_ece`, and the same of conversion.
+      `click_auc`, `click_group_auc`, `click_log_loss`, `click_ece`, `click_ece_by_chance`,
+      `list_click_auc`, `list_click_log_loss`, `list_click_ece`, `list_click_ece_by_chance`, and the
+      same of conversion.
 
     Raises:
       PianoError: The two differ in shape, or what is said is no probability.
@@ -189,6 +217,7 @@ def _named(name: str, y: np.ndarray, p: np.ndarray) -> dict[str, float]:
         f"{name}_auc": auc(y, p),
         f"{name}_log_loss": log_loss(y, p),
         f"{name}_ece": expected_calibration_error(y, p),
+        f"{name}_ece_by_chance": chance_calibration_error(p),
     }
 
 

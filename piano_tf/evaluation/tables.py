@@ -20,9 +20,15 @@ from piano_tf.evaluation.summary import GAINS, Row
 from piano_tf.features import LABELS, OUTPUTS
 
 _LIST_METRICS = (*(f"ndcg_{k}" for k in NDCG_AT), *(f"map_{k}" for k in MAP_AT), "mrr")
-_ITEM_PROBABILITY = ("auc", "group_auc", "log_loss", "ece")
-_LIST_PROBABILITY = ("auc", "log_loss", "ece")
-_NAMES = {"auc": "AUC", "group_auc": "group AUC", "log_loss": "log loss", "ece": "ECE"}
+_ITEM_PROBABILITY = ("auc", "group_auc", "log_loss", "ece", "ece_by_chance")
+_LIST_PROBABILITY = ("auc", "log_loss", "ece", "ece_by_chance")
+_NAMES = {
+    "auc": "AUC",
+    "group_auc": "group AUC",
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "ece_by_chance": "ECE by chance",
+}
 _NONE = "-"
 
 

@@ -1,11 +1,13 @@
 """Keras layers, one public layer per file. Masks are boolean, True = real."""
 
+from piano_tf.layers.calibration import Calibration
 from piano_tf.layers.candidate_context import CandidateContext
 from piano_tf.layers.co_attention import CoAttention
 from piano_tf.layers.entire_space import EntireSpaceHead, entire_space_logit
 from piano_tf.layers.feed_forward import FeedForward
 from piano_tf.layers.history_attention import HistoryAttention
 from piano_tf.layers.ian import InformationAggregationNode
+from piano_tf.layers.interest_match import InterestMatch
 from piano_tf.layers.item_encoder import ItemEncoder
 from piano_tf.layers.list_encoder import ListEncoder
 from piano_tf.layers.list_inputs import ListInputEncoder, ListInputs
@@ -19,12 +21,14 @@ from piano_tf.layers.target_attention import TargetAttention
 from piano_tf.layers.user_encoder import UserEncoder
 
 __all__ = [
+    "Calibration",
     "CandidateContext",
     "CoAttention",
     "EntireSpaceHead",
     "FeedForward",
     "HistoryAttention",
     "InformationAggregationNode",
+    "InterestMatch",
     "ItemEncoder",
     "ListEncoder",
     "ListInputEncoder",

@@ -12,7 +12,7 @@ class ListEncoder(tf.keras.layers.Layer):
     """Pre-norm self-attention over [node; e_1 .. e_N].
 
     e_i = W_x [x_i; x_i - mean_j x_j; p; e(q); x_i * e(q); x_i * p; c_i] + E_pos[initial rank], with
-    c_i what the candidate itself found in the history, if it looked. The node is IAN's token, which
+    c_i what was found for the candidate in the history, if anything. The node is IAN's token, which
     reads the list through the same blocks. Known of PIANO (arXiv 2606.16641) and of RankFormer
     (arXiv 2306.05808): a learned token aggregates the list; e_i and the sizes are ours.
 
@@ -64,7 +64,7 @@ class ListEncoder(tf.keras.layers.Layer):
           items: [B, N, D] candidates x_i.
           query: [B, D] e(q).
           interest: [B, D] refined interest p.
-          found: [B, N, D] c_i, or None.
+          found: [B, N, any] c_i, or None.
           node: [B, D] IAN_0, or None.
           rank: [B, N] initial ranks from 0.
           mask: [B, N] boolean, True = real.

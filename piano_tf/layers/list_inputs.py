@@ -11,7 +11,7 @@ from piano_tf.config import ModelConfig
 from piano_tf.features import Axis, InputSpec
 from piano_tf.layers.item_encoder import ItemEncoder
 from piano_tf.layers.match_features import MatchFeatures
-from piano_tf.layers.pretrained_vectors import PretrainedVectors
+from piano_tf.layers.pretrained_vectors import Pretrained, PretrainedVectors
 from piano_tf.layers.query_encoder import QueryEncoder
 from piano_tf.layers.user_encoder import UserEncoder
 from piano_tf.masks import mask_of
@@ -31,6 +31,7 @@ class ListInputs(NamedTuple):
       past_mask: [B, H] boolean, True = real.
       past_action: [B, H] 1 for a click, 2 for a conversion, 0 at padding.
       past_age: [B, H] days before the request.
+      pretrained: The pre-trained vectors that are in all these, where there are any.
     """
 
     items: tf.Tensor
@@ -43,6 +44,7 @@ class ListInputs(NamedTuple):
     past_mask: tf.Tensor
     past_action: tf.Tensor
     past_age: tf.Tensor
+    pretrained: Pretrained | None
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -90,6 +92,7 @@ class ListInputEncoder(tf.keras.layers.Layer):
             past_mask=past_mask,
             past_action=batch["history_action"],
             past_age=batch["history_age"],
+            pretrained=pretrained,
         )
 
     def get_config(self) -> dict:

@@ -3,7 +3,7 @@
 from piano_tf.config import ModelConfig
 from piano_tf.errors import ConfigError
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker
+from piano_tf.models.base import Reranker, inference
 from piano_tf.models.din import DIN
 from piano_tf.models.dlcm import DLCM
 from piano_tf.models.dnn import DNN
@@ -72,4 +72,5 @@ __all__ = [
     "Reranker",
     "SetRank",
     "build",
+    "inference",
 ]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from piano_tf import losses
 from piano_tf.config import ModelConfig
-from piano_tf.features import OUTPUTS, Axis, InputSpec
+from piano_tf.features import LABELS, LIST_CLICK, LIST_CONVERSION, Axis, InputSpec
+from piano_tf.layers import Calibration
 from piano_tf.masks import mask_of
 from piano_tf.metrics import ListMetric
+
+Logits = tuple[tf.Tensor, tf.Tensor]  # Of click, and of click and conversion.
 
 
 @dataclasses.dataclass
@@ -25,10 +28,10 @@ class _Meters:
 
 
 class Reranker(tf.keras.Model):
-    """Base of all re-rankers. A subclass builds its layers in `__init__` and defines `call`.
+    """Base of all re-rankers. A subclass builds its layers in `__init__` and defines `logits`.
 
-    `call(batch, training)` takes encoded inputs (see `piano_tf.data.encoding.encode`) and returns
-    logits: `click` and `conversion` [B, N] (conversion over the entire space, that is click and
+    `model(batch)` takes encoded inputs (see `piano_tf.data.encoding.encode`) and returns logits:
+    `click` and `conversion` [B, N] (conversion over the entire space, that is click and
     conversion), `list_click` and `list_conversion` [B]. What stands at padding means nothing.
 
     Args:
@@ -40,7 +43,29 @@ class Reranker(tf.keras.Model):
         super().__init__(**kwargs)
         self.inputs_spec = InputSpec.model_validate(inputs)
         self.config = ModelConfig.model_validate(config)
+        self.calibration = Calibration(name="calibration")
         self._meters = _Meters(tf.keras.metrics.Mean("loss"), [])
+
+    def logits(
+        self, batch: Mapping[str, tf.Tensor], training: bool | None = None
+    ) -> tuple[Logits, Logits | None]:
+        """What the network says, before `layers.Calibration`.
+
+        Args:
+          batch: Encoded inputs.
+          training: Whether dropout is on.
+
+        Returns:
+          (click, conversion) logits of items [B, N], and of lists [B]; None for lists makes of
+          them what the items say, taken as independent.
+        """
+        raise NotImplementedError
+
+    def call(
+        self, batch: Mapping[str, tf.Tensor], training: bool | None = None
+    ) -> dict[str, tf.Tensor]:
+        items, lists = self.logits(batch, training=training)
+        return outputs_of(items, lists, mask_of(batch, Axis.ITEM), self.calibration)
 
     def compile(
         self,
@@ -96,17 +121,43 @@ class Reranker(tf.keras.Model):
         }
 
 
+def inference(model: Callable[..., Mapping[str, tf.Tensor]]) -> Callable[..., dict]:
+    """`model(batch, training=False)` in one graph for batches of any size.
+
+    Args:
+      model: A re-ranker, or what is called like one; it runs as it is where it has a true
+        attribute `eager`.
+    """
+
+    def answer(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return dict(model(batch, training=False))
+
+    eager = getattr(model, "eager", False)
+    return answer if eager else tf.function(answer, reduce_retracing=True)
+
+
 def outputs_of(
-    items: tuple[tf.Tensor, tf.Tensor], lists: tuple[tf.Tensor, tf.Tensor]
+    items: Logits, lists: Logits | None, mask: tf.Tensor, calibration: Calibration
 ) -> dict[str, tf.Tensor]:
-    """The output dictionary from (click, conversion) logits of items and of lists."""
-    return dict(zip(OUTPUTS, (*items, *lists), strict=True))
+    """The output dictionary from what `Reranker.logits` returns.
+
+    Args:
+      items: (click, conversion) logits [B, N].
+      lists: (click, conversion) logits [B]; None for independent items.
+      mask: [B, N] boolean, True = real.
+      calibration: Of the model.
+    """
+    of_items = calibration(dict(zip(LABELS, items, strict=True)))
+    if lists is None:
+        lists = tuple(independent_list_logit(of_items[label], mask) for label in LABELS)
+    of_lists = calibration(dict(zip((LIST_CLICK, LIST_CONVERSION), lists, strict=True)))
+    return {**of_items, **of_lists}
 
 
 def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Logit of P(at least one) if items were independent: 1 - prod_i (1 - p_i).
 
-    What a model without a list head can say of the list. In log space: log prod = -sum softplus.
+    In log space: log prod = -sum softplus.
 
     Args:
       logits: [B, N].
@@ -123,11 +174,3 @@ def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     none = -tf.reduce_sum(tf.where(mask, tf.nn.softplus(logits), 0.0), axis=1)
     none = tf.clip_by_value(none, -30.0, -1e-7)
     return tf.math.log(-tf.math.expm1(none)) - none
-
-
-def independent_lists(
-    items: tuple[tf.Tensor, tf.Tensor], mask: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`independent_list_logit` of (click, conversion) logits [B, N]."""
-    click, conversion = items
-    return independent_list_logit(click, mask), independent_list_logit(conversion, mask)

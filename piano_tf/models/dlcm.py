@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -44,9 +44,9 @@ class DLCM(Reranker):
             _LocalRanking(c.heads, name=name) for name in ("click", "conversion_given_click")
         )
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         context = self.context(lists)
         abstract = context
@@ -57,7 +57,7 @@ class DLCM(Reranker):
         )
         click = self.click(states, end)
         items = click, layers.entire_space_logit(click, self.conversion_given_click(states, end))
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None
 
     def read(
         self, vectors: tf.Tensor, mask: tf.Tensor, training: bool | None = None

@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -29,10 +29,10 @@ class DNN(Reranker):
         self.network = layers.FeedForward([4 * c.width, 2 * c.width], c.dropout, name="network")
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         vectors = self.network(self.context(lists), training=training)
         items = self.head(vectors)
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None

@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -33,13 +33,13 @@ class ESMM(Reranker):
         )
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         vectors = self.context(lists)
         items = self.head(
             self.click_tower(vectors, training=training),
             self.conversion_tower(vectors, training=training),
         )
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None

@@ -10,7 +10,7 @@ from piano_tf.config import ModelConfig
 from piano_tf.features import Axis, InputSpec
 from piano_tf.layers.entire_space import entire_space_logit
 from piano_tf.masks import mask_of
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 # Far above float32's rounding of a score, so that no two ranks can change places.
 _SMALLEST_STEP = 1e-3
@@ -37,9 +37,9 @@ class FirstStage(Reranker):
             **exact,
         )
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         mask = mask_of(batch, Axis.ITEM)
         fall = tf.cumsum(tf.nn.softplus(self.steps) + _SMALLEST_STEP, axis=1)
         by_rank = self.first[:, tf.newaxis] - tf.pad(fall, [[0, 0], [1, 0]])
@@ -49,4 +49,4 @@ class FirstStage(Reranker):
             for logits in tf.unstack(by_rank)
         )
         items = click, entire_space_logit(click, given)
-        return outputs_of(items, independent_lists(items, mask))
+        return items, None

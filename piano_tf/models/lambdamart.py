@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.optimize
 import scipy.special
 import tensorflow as tf
 
 from piano_tf import layers
 from piano_tf.config import ModelConfig, PretrainingConfig
-from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
+from piano_tf.features import LABELS, Axis, InputSpec
 from piano_tf.masks import mask_of
-from piano_tf.models.base import independent_lists, outputs_of
+from piano_tf.models.base import outputs_of
 from piano_tf.models.co_listening import CoListening
 from piano_tf.pretraining.interactions import interactions_of
 
@@ -45,10 +44,9 @@ class LambdaMART:
     Per candidate: the initial rank; each float feature, its distance from the list's largest and
     from the logarithm of the list's sum (encoded floats are standardised logarithms, so that
     differences are ratios); `layers.MatchFeatures`; `CoListening` to the history. The rankers
-    optimise NDCG@10 (Burges, MSR-TR-2010-82; LightGBM, NeurIPS 2017) and stop early on validation,
-    where Platt's sigmoid then makes a ranker's score a logit. The features are ours. conversion is
-    the smaller of its own logit and click's, so that conversion <= click; the list-level outputs
-    take items as independent.
+    optimise NDCG@10 (Burges, MSR-TR-2010-82; LightGBM, NeurIPS 2017) and stop early on validation.
+    Their scores are no logits before `piano_tf.calibration.calibrate`. The features are ours. The
+    list-level outputs take items as independent.
 
     Not a Keras model: `fit_lists` trains it, it runs eagerly, and it cannot be exported.
 
@@ -85,6 +83,7 @@ class LambdaMART:
         self._match = layers.MatchFeatures(self.inputs_spec) if c.match else None
         self._co_listening: CoListening | None = None
         self._rankers: dict[str, _Ranker] = {}
+        self.calibration = layers.Calibration(name="calibration")
 
     def assign_vectors(self, tables: Mapping[str, np.ndarray]) -> None:
         """Sets the vectors of `piano_tf.pretraining.pretrain`, where the configuration has any."""
@@ -102,7 +101,7 @@ class LambdaMART:
 
         Args:
           train: Batches of (inputs, labels), read twice.
-          validation: Batches of (inputs, labels), to stop and to calibrate by.
+          validation: Batches of (inputs, labels), to stop by.
           seed: Of the choice of features and items for each tree.
         """
         if self.config.match:
@@ -130,10 +129,9 @@ class LambdaMART:
         logits = {}
         for label, ranker in self._rankers.items():
             logits[label] = np.zeros(mask.shape, np.float32)
-            logits[label][mask.numpy()] = ranker.logits(features)
-        items = logits[CLICK], np.minimum(logits[CLICK], logits[CONVERSION])
-        items = tuple(map(tf.constant, items))
-        return outputs_of(items, independent_lists(items, mask))
+            logits[label][mask.numpy()] = ranker(features)
+        items = tuple(tf.constant(logits[label]) for label in LABELS)
+        return outputs_of(items, None, mask, self.calibration)
 
     def _table(self, lists: Iterable[tuple[Tensors, Tensors]]) -> _Table:
         features, sizes = [], []
@@ -190,7 +188,7 @@ class _Table(NamedTuple):
 
 
 class _Ranker:
-    """Trees for one label, and the sigmoid that calibrates them."""
+    """Trees for one label."""
 
     def __init__(
         self, parameters: Mapping[str, Any], train: _Table, validation: _Table, label: str
@@ -212,46 +210,9 @@ class _Ranker:
             callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
         )
         self._threads = parameters["num_threads"]
-        self._slope, self._intercept = calibrate(
-            self._scores(validation.features), validation.relevance[label]
-        )
 
-    def _scores(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Scores [n] of features [n, F]."""
         if not len(features):
             return np.zeros(0)
         return np.asarray(self._trees.predict(features, num_threads=self._threads))
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        return self._slope * self._scores(features) + self._intercept
-
-
-def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Platt's sigmoid: slope and intercept that make scores the logits of labels.
-
-    Minimises the cross-entropy against (P + 1) / (P + 2) for the P positives and 1 / (M + 2) for
-    the M negatives (Platt, 1999), which keeps the slope finite where scores separate them. The
-    slope stays above 0, so that the order of the scores is the order of the logits [ours].
-
-    Args:
-      scores: [n].
-      labels: [n] 0 or 1.
-
-    >>> slope, intercept = calibrate(np.array([-1.0, -1, 1, 1]), np.array([0, 0, 1, 1]))
-    >>> bool(abs(1 / (1 + np.exp(-slope - intercept)) - 3 / 4) < 1e-4)
-    True
-    """
-    positives = labels.sum()
-    target = np.where(
-        labels > 0, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
-    )
-
-    def entropy(x: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = x[0] * scores + x[1]
-        residual = scipy.special.expit(logits) - target
-        value = np.logaddexp(0, logits) - target * logits
-        return value.mean(), np.array([(residual * scores).mean(), residual.mean()])
-
-    start = np.array([1.0, scipy.special.logit(target.mean())])
-    bounds = [(1e-3, None), (None, None)]
-    found = scipy.optimize.minimize(entropy, start, jac=True, bounds=bounds, tol=1e-12)
-    return float(found.x[0]), float(found.x[1])

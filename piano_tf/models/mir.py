@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -37,9 +37,9 @@ class MIR(Reranker):
         self.network = layers.FeedForward([4 * c.width, 2 * c.width], c.dropout, name="network")
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         context = self.context(lists)
         vectors = self.block(self.projection(context), lists.mask, training=training)
@@ -57,4 +57,4 @@ class MIR(Reranker):
         )
         joined = tf.concat([context, vectors, found, seen], axis=-1)
         items = self.head(self.network(joined, training=training))
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None

@@ -10,7 +10,7 @@ from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
 from piano_tf.layers.match_features import same_item, same_query
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -32,6 +32,10 @@ class PIANO(Reranker):
             self.qdir = layers.QueryDrivenInterestRefiner(
                 c.width, c.heads, parts.keys, parts.null_slot, parts.gate, parts.action_age
             )
+            if parts.interest_match and c.pretraining is not None:
+                self.interest_match = layers.InterestMatch(
+                    c.width, c.heads, parts.keys, parts.null_slot
+                )
             if parts.second_pass:
                 self.second_pass = layers.HistoryAttention(c.width, c.heads, parts.null_slot)
         if parts.token:
@@ -39,29 +43,18 @@ class PIANO(Reranker):
         self.list_encoder = layers.ListEncoder(c.width, c.heads, c.blocks, c.dropout, c.max_rank)
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         parts = self.config.piano
         lists = self.encoder(batch)
         interest, _ = self.refine(batch, lists)
-        found = None
-        if parts.keys != "none" and parts.second_pass:
-            keys = lists.past_queries + lists.past_items
-            if parts.action_age:
-                keys += self.qdir.circumstances(lists.past_action, lists.past_age)
-            found, _ = self.second_pass(
-                lists.items + lists.query[:, tf.newaxis],
-                keys,
-                tf.concat([lists.past_queries, lists.past_items], axis=-1),
-                lists.past_mask,
-                same_item(batch) if parts.exact_match else None,
-            )
+        found = self.matches(batch, lists)
         node, items = self.list_encoder(
             items=lists.items,
             query=lists.query,
             interest=interest,
-            found=found,
+            found=tf.concat(found, axis=-1) if found else None,
             node=self.ian.start(interest) if parts.token else None,
             rank=lists.rank,
             mask=lists.mask,
@@ -69,9 +62,8 @@ class PIANO(Reranker):
         )
         if parts.token:
             items, of_list = self.ian(node, items)
-            return outputs_of(self.head(items), of_list)
-        of_items = self.head(items)
-        return outputs_of(of_items, independent_lists(of_items, lists.mask))
+            return self.head(items), of_list
+        return self.head(items), None
 
     def refine(
         self, batch: Mapping[str, tf.Tensor], lists: layers.ListInputs
@@ -90,6 +82,37 @@ class PIANO(Reranker):
             past_mask=lists.past_mask,
             same_query=same_query(batch) if parts.exact_match else None,
         )
+
+    def matches(self, batch: Mapping[str, tf.Tensor], lists: layers.ListInputs) -> list[tf.Tensor]:
+        """What QDIR's further passes found for each candidate, [B, N, D] each."""
+        parts = self.config.piano
+        found: list[tf.Tensor] = []
+        if parts.keys == "none":
+            return found
+        circumstances = None
+        if parts.action_age:
+            circumstances = self.qdir.circumstances(lists.past_action, lists.past_age)
+        if parts.interest_match and lists.pretrained is not None:
+            found.append(
+                self.interest_match(
+                    lists.pretrained,
+                    lists.past_mask,
+                    same_item(batch) if parts.exact_match else None,
+                    same_query(batch) if parts.exact_match else None,
+                    circumstances,
+                )
+            )
+        if parts.second_pass:
+            keys = lists.past_queries + lists.past_items
+            of_candidates, _ = self.second_pass(
+                lists.items + lists.query[:, tf.newaxis],
+                keys if circumstances is None else keys + circumstances,
+                tf.concat([lists.past_queries, lists.past_items], axis=-1),
+                lists.past_mask,
+                same_item(batch) if parts.exact_match else None,
+            )
+            found.append(of_candidates)
+        return found
 
     def attention(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """QDIR's attention over past queries.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -44,9 +44,9 @@ class PLE(Reranker):
         )
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         vectors = self.context(lists)
         of_tasks, of_shared = self.extraction([vectors, vectors], vectors)
@@ -55,4 +55,4 @@ class PLE(Reranker):
             self.click_tower(click, training=training),
             self.conversion_tower(conversion, training=training),
         )
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None

@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, independent_lists, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -38,9 +38,9 @@ class PRM(Reranker):
         ]
         self.head = layers.EntireSpaceHead(c.width)
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         listener = tf.concat([lists.user, lists.query], axis=-1)
         listener = tf.repeat(listener[:, tf.newaxis], tf.shape(lists.items)[1], axis=1)
@@ -49,4 +49,4 @@ class PRM(Reranker):
         for block in self.blocks:
             vectors = block(vectors, lists.mask, training=training)
         items = self.head(vectors)
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return items, None

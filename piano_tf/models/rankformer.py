@@ -9,7 +9,7 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
-from piano_tf.models.base import Reranker, outputs_of
+from piano_tf.models.base import Logits, Reranker
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -32,9 +32,9 @@ class RankFormer(Reranker):
         self.head = layers.EntireSpaceHead(c.width, name="item_head")
         self.list_head = layers.EntireSpaceHead(c.width, name="list_head")
 
-    def call(
+    def logits(
         self, batch: Mapping[str, tf.Tensor], training: bool | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         token = tf.broadcast_to(tf.cast(self.token, self.compute_dtype), tf.shape(lists.user))
         node, items = self.list_encoder(
@@ -49,4 +49,4 @@ class RankFormer(Reranker):
         )
         beside = tf.broadcast_to(node[:, tf.newaxis], tf.shape(items))
         of_items = self.head(tf.concat([items, beside], axis=-1))
-        return outputs_of(of_items, self.list_head(node))
+        return of_items, self.list_head(node)

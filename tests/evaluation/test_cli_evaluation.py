@@ -88,7 +88,7 @@ def test_evaluate_prints_every_metric_and_writes_the_report(
         "conversion MRR": "conversion_mrr",
     }.items():
         assert re.search(rf"^ +{name} +{expected[metric]:.4f} \[", printed, re.MULTILINE), name
-    kinds = "auc", "group_auc", "log_loss", "ece"
+    kinds = "auc", "group_auc", "log_loss", "ece", "ece_by_chance"
     for name in OUTPUTS:
         values = [f"{expected[k]:.4f}" for kind in kinds if (k := f"{name}_{kind}") in expected]
         line = rf"^ +{name.replace('_', ' ')} +{' +(?:- +)?'.join(values)}"

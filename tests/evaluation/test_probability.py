@@ -17,6 +17,7 @@ from piano_tf.evaluation.predictions import Predictions
 from piano_tf.evaluation.probability import (
     auc,
     calibration_curve,
+    chance_calibration_error,
     expected_calibration_error,
     group_auc,
     log_loss,
@@ -203,6 +204,15 @@ def test_of_rare_events_equal_width_sees_one_bin_only() -> None:
     np.testing.assert_allclose(expected_calibration_error(y, p, equal_width=True), 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("bins", [1, 10])
+def test_true_probabilities_show_the_error_of_chance(bins: int) -> None:
+    rng = np.random.default_rng(6)
+    p = rng.beta(1, 3, size=4000)
+    shown = [expected_calibration_error(rng.random(len(p)) < p, p, bins) for _ in range(300)]
+    np.testing.assert_allclose(chance_calibration_error(p, bins), np.mean(shown), rtol=0.1)
+    assert np.isnan(chance_calibration_error(p[:0]))
+
+
 # --- of lists and predictions ---
 
 
@@ -241,9 +251,11 @@ def test_every_measure_of_the_protocol_has_its_name_and_cases() -> None:
             f"{label}_group_auc": group_auc(lists.labels[label], getattr(said, label), lists.mask),
             f"{label}_log_loss": log_loss(*items),
             f"{label}_ece": expected_calibration_error(*items),
+            f"{label}_ece_by_chance": chance_calibration_error(items[1]),
             f"list_{label}_auc": auc(*whole),
             f"list_{label}_log_loss": log_loss(*whole),
             f"list_{label}_ece": expected_calibration_error(*whole),
+            f"list_{label}_ece_by_chance": chance_calibration_error(whole[1]),
         }
     assert found == expected
     assert not any(np.isnan(value) for value in found.values())

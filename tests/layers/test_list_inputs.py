@@ -45,9 +45,12 @@ def test_each_part_gets_what_it_needs(encoder: Encoder, batch, pretraining, matc
         "past_action": batch["history_action"],
         "past_age": batch["history_age"],
     }
-    assert expected.keys() == set(found._fields)
+    assert {*expected, "pretrained"} == set(found._fields)
     for name, values in expected.items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+    assert (found.pretrained is None) == (vectors is None)
+    for given, values in zip(found.pretrained or (), vectors or (), strict=True):
+        np.testing.assert_array_equal(given, values)
 
 
 @pytest.mark.parametrize(

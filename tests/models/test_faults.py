@@ -25,7 +25,6 @@ from piano_tf.losses import LISTWISE, RerankingLoss, listwise_loss
 from piano_tf.masks import mask_of
 from piano_tf.metrics import NDCG
 from piano_tf.models import Reranker
-from piano_tf.models.base import independent_lists, outputs_of
 from piano_tf.rerank import order_of, score
 from piano_tf.training import EncodedLog, fit_log
 
@@ -74,10 +73,9 @@ class Faulty(Reranker):
         self.encoder = layers.ListInputEncoder(self.inputs_spec, self.config)
         self.head = layers.EntireSpaceHead(self.config.width)
 
-    def call(self, batch, training=None):
+    def logits(self, batch, training=None):
         lists = self.encoder(batch)
-        items = self.head(self.vectors(lists, training))
-        return outputs_of(items, independent_lists(items, lists.mask))
+        return self.head(self.vectors(lists, training)), None
 
 
 # --- attention to padding ---

@@ -20,7 +20,6 @@ from piano_tf.metrics import NDCG
 from piano_tf.models import LambdaMART, lambdamart
 from piano_tf.models.base import independent_list_logit
 from piano_tf.models.co_listening import CoListening
-from piano_tf.models.lambdamart import calibrate
 from piano_tf.pretraining import Interactions, interactions_of, pretrain
 from piano_tf.training import EncodedLog
 
@@ -149,40 +148,6 @@ def test_it_predicts_a_split_like_the_others(trees: LambdaMART, splits) -> None:
     found = predict(trees, ScoreConfig(), splits[1])
     assert len(found.score) == 150
     assert ((found.click > 0) >= (found.conversion > 0)).all()
-
-
-def test_its_probabilities_are_calibrated_on_validation(trees: LambdaMART, splits) -> None:
-    """The cross-entropy of a sigmoid with a constant is least where the means agree; Platt's
-    targets are off by less than one in a list's worth.
-    """
-    found = predict(trees, ScoreConfig(), splits[1])
-    shown = sum(int(mask_of(inputs, Axis.ITEM).numpy().sum()) for inputs, _ in splits[1])
-    clicks = sum(float(tf.reduce_sum(labels["click"])) for _, labels in splits[1])
-    assert abs(found.click.sum() - clicks) < 0.01 * shown
-
-
-# --- calibration ---
-
-
-@pytest.mark.parametrize(("slope", "intercept"), [(0.5, -2.0), (3.0, 1.0)])
-def test_calibration_finds_the_logits(slope: float, intercept: float) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=200_000)
-    labels = rng.random(len(scores)) < 1 / (1 + np.exp(-(slope * scores + intercept)))
-    np.testing.assert_allclose(calibrate(scores, labels), (slope, intercept), atol=0.05)
-
-
-def test_calibration_never_turns_the_order() -> None:
-    scores = np.linspace(-1, 1, 50)
-    slope, _ = calibrate(scores, scores < 0)
-    assert 0 < slope < 0.01
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
-def test_calibration_stays_finite(labels: list[int]) -> None:
-    found = calibrate(np.array([-2.0, -1, 1, 2]), np.array(labels))
-    assert np.isfinite(found).all()
-    assert abs(found[0]) < 20
 
 
 # --- co-listening ---

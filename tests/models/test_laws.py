@@ -47,6 +47,8 @@ def randomise(model: Reranker) -> Reranker:
     for weight in model.trainable_weights:
         fan_in = weight.shape[0] if weight.shape.rank > 1 else 1
         weight.assign(rng.normal(0, min(0.6, 1.5 * fan_in**-0.5), weight.shape))
+    for output in OUTPUTS:
+        model.calibration.assign(output, rng.uniform(0.5, 1.5), rng.normal(0, 0.3))
     if model.config.pretraining is not None:
         rows, pretraining = model.inputs_spec.rows, model.config.pretraining
         tables = {

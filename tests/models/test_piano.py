@@ -28,6 +28,7 @@ OFF = [
     {"null_slot": False},
     {"gate": False},
     {"action_age": False},
+    {"interest_match": False},
     {"second_pass": False},
     {"exact_match": False},
     {"token": False},
@@ -110,10 +111,14 @@ def gap(model: PIANO, one: Batch, other: Batch) -> float:
 @pytest.mark.parametrize(
     ("off", "gone"),
     [
-        ({"keys": "none"}, {"query_driven_interest_refiner", "history_attention", "null_"}),
-        ({"null_slot": False}, {"null_key", "null_value"}),
+        (
+            {"keys": "none"},
+            {"query_driven_interest_refiner", "interest_match", "history_attention", "null_"},
+        ),
+        ({"null_slot": False}, {"null_key", "null_value", "/null:"}),
         ({"gate": False}, {"/gate/"}),
         ({"action_age": False}, {"/action_age/"}),
+        ({"interest_match": False}, {"interest_match"}),
         ({"second_pass": False}, {"piano/history_attention"}),
         ({"exact_match": False}, {"/match/"}),
         ({"token": False}, {"information_aggregation_node", "from_interest", "token:"}),
@@ -231,6 +236,22 @@ def test_without_a_second_pass_candidates_see_the_past_through_the_interest(make
         gate.set_weights([np.zeros(gate.kernel.shape), np.full(gate.bias.shape, -200.0)])
         difference = gap(model, batch, other)
         assert difference > 0.01 if second_pass else difference == 0
+
+
+def test_the_interest_match_weighs_past_queries(make: Make, batch: Batch) -> None:
+    """With QDIR's gate shut and no second pass, it alone tells what was asked in the past."""
+    other = changed(batch, "history_query")
+    for interest_match in (True, False):
+        parts = {"interest_match": interest_match, "second_pass": False}
+        model = make(parts, match=False)
+        gate = model.qdir.gate_projection
+        gate.set_weights([np.zeros(gate.kernel.shape), np.full(gate.bias.shape, -200.0)])
+        difference = gap(model, batch, other)
+        assert difference > 0.001 if interest_match else difference == 0
+
+
+def test_there_is_no_interest_match_without_pretrained_vectors(make: Make) -> None:
+    assert not any("interest_match" in name for name in names_of(make(pretraining=None)))
 
 
 def test_without_a_gate_all_that_was_found_counts(make: Make, batch: Batch) -> None:
