@@ -59,13 +59,15 @@ def _held_out(
         for label in LABELS:
             truth = tf.cast(labels[label], tf.float32)
             truth = list_targets(truth, mask, list_target) if prefix else truth
-            pair = (tf.boolean_mask(v, shown).numpy() for v in (outputs[prefix + label], truth))
-            found[prefix + label].append(tuple(pair))
-    return {
-        name: tuple(np.concatenate(parts).astype(np.float64) for parts in zip(*pairs, strict=True))
-        for name, pairs in found.items()
-        if pairs
-    }
+            logits = tf.boolean_mask(outputs[prefix + label], shown)
+            truth = tf.boolean_mask(truth, shown)
+            found[prefix + label].append((logits.numpy(), truth.numpy()))
+    return {name: _joined(pairs) for name, pairs in found.items() if pairs}
+
+
+def _joined(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    logits, truth = zip(*pairs, strict=True)
+    return np.concatenate(logits).astype(np.float64), np.concatenate(truth).astype(np.float64)
 
 
 def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -17,11 +17,12 @@ from piano_tf.models.base import Logits, Reranker
 class PIANO(Reranker):
     """Past queries refine the listener's interest; a list token predicts for list and items.
 
-    QDIR attends from the present query to past ones and refines the profile; each candidate, as
-    x_i + e(q), attends to the same past, with keys e(q_t) + e(i_t) + E[a_t, age] [ours]; the list
-    encoder reads [IAN; candidates] in view of both; IAN predicts the list's click and conversion
-    and conditions each item's. What the paper states and what is ours stands in each layer;
-    `PIANOConfig` switches the parts off one by one.
+    QDIR attends from the present query to past ones and refines the profile. It does so among
+    pre-trained vectors too, where each candidate is compared with what is found (`InterestMatch`),
+    and each candidate, as x_i + e(q), attends to the same past, with keys e(q_t) + e(i_t) +
+    E[a_t, age] [both ours]. The list encoder reads [IAN; candidates] in view of all that; IAN
+    predicts the list's click and conversion and conditions each item's. What the paper states and
+    what is ours stands in each layer; `PIANOConfig` switches the parts off one by one.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:

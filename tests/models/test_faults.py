@@ -378,14 +378,14 @@ class LivingNormalisation(StaleNormalisation):
 def test_no_statistics_that_never_update(built, name: str, batch: Batch) -> None:
     model = built(name)
     assert stale_statistics(model, batch) == []
-    # Nor kept by hand: what does not learn is what pre-training learnt.
-    pretrained = [
+    # Nor kept by hand: what does not learn is what pre-training and calibration found.
+    found = {
         weight.name
         for part in model.submodules
-        if isinstance(part, layers.PretrainedVectors)
+        if isinstance(part, layers.PretrainedVectors | layers.Calibration)
         for weight in part.weights
-    ]
-    assert [weight.name for weight in model.non_trainable_weights] == pretrained
+    }
+    assert {weight.name for weight in model.non_trainable_weights} == found
 
 
 def test_statistics_that_never_update_would_be_found(built, batch: Batch) -> None:
