@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_REPLACED = ".replaced"
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -29,18 +31,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill that becomes `path` at the end, unless something went wrong.
 
     Args:
       path: A folder that is not there then, or is empty; its parent is made too.
+      replace: Whether a folder that is there may be full. It stays as it was until the new one
+        takes its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    old = partial / _REPLACED
     try:
         yield partial
         partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        if replace and path.exists():
+            path.rename(old)
         partial.rename(path)
     except BaseException:
+        if old.exists():
+            old.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    shutil.rmtree(path / _REPLACED, ignore_errors=True)

@@ -6,7 +6,6 @@ Lists pass through a batch at a time, so that memory does not grow with the log.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ from piano_tf.data.splits import Cuts, SplitRule, require_all
 from piano_tf.data.validation import checked
 from piano_tf.errors import LogError, PianoError
 from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
+from piano_tf.files import whole_folder
 
 _BATCH_ROWS = 2048
 _PART = "part-00000.parquet"
-_REPLACED = ".replaced"
 
 Progress = Callable[[int], None]
 
@@ -135,22 +134,10 @@ def write_log(
     parts = (SPEC_FILE, *SPLITS)
     if output.exists() and any(output.iterdir()) and not all((output / p).exists() for p in parts):
         raise PianoError(f"{output} is not a log (with {', '.join(parts)}); not overwritten")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with whole_folder(output, replace=overwrite) as partial:
         counts = _write_splits(source, partial, rule, progress)
         require_all(counts)
         (partial / SPEC_FILE).write_text(source.spec.model_dump_json(indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        if output.exists():
-            output.rename(partial / _REPLACED)
-        partial.rename(output)
-    except BaseException:
-        if (partial / _REPLACED).exists():
-            (partial / _REPLACED).rename(output)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(output / _REPLACED, ignore_errors=True)
     return LogSummary(counts)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import hashlib
 import importlib.metadata
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,12 +152,10 @@ def train(run: Run) -> None:
 
 def keep(folder: Path, record: pydantic.BaseModel, predictions: Mapping[str, Predictions]) -> None:
     """Writes a run, in place of an older one; nothing half-written is ever at `folder`."""
-    with whole_folder(folder) as partial:
+    with whole_folder(folder, replace=True) as partial:
         for split, said in predictions.items():
             said.save(partial / f"{split}.npz")
         (partial / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
 
 
 def encoded_log(log_dir: Path, digest: str, encoding: EncodingConfig) -> EncodedLog:
