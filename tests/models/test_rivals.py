@@ -15,6 +15,7 @@ from piano_tf import layers, models
 from piano_tf.config import ModelConfig, ScoreConfig
 from piano_tf.data.encoding import Encoder
 from piano_tf.features import LABELS, Axis
+from piano_tf.layers.pretrained_vectors import Pretrained
 from piano_tf.masks import mask_of
 from piano_tf.models import Reranker
 from piano_tf.rerank import order_of, score
@@ -70,7 +71,9 @@ def lists() -> layers.ListInputs:
         past_mask=past_mask,
         past_action=tf.cast(past_mask, tf.int64),
         past_age=tf.constant(rng.uniform(0, 40, size=[B, H]), tf.float32),
-        pretrained=None,
+        pretrained=Pretrained(
+            *(normal(rng, B, *shape, 3) for shape in ([N], [H], [N], [H], [], [H]))
+        ),
     )
 
 
