@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -10,9 +11,11 @@ import scipy.special
 import tensorflow as tf
 
 from piano_tf.features import LABELS, Axis
+from piano_tf.layers import Calibration
 from piano_tf.losses import list_targets
 from piano_tf.masks import mask_of
 from piano_tf.models import LambdaMART, Reranker, inference
+from piano_tf.models.base import Logits, independent_list_logit
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -31,70 +34,93 @@ def calibrate(
 
     Args:
       model: Trained.
-      validation: Batches of (inputs, labels), read twice.
+      validation: Batches of (inputs, labels).
       list_target: What the list outputs were trained for, `any` or `rate`
         (`piano_tf.config.LossConfig`).
     """
     model.calibration.reset()
-    answer = inference(model)
-    for kind in ("items", "lists"):
-        for output, (logits, target) in _held_out(answer, validation, kind, list_target).items():
-            if 0 < target.mean() < 1:
-                model.calibration.assign(output, *platt(logits, target))
-
-
-def _held_out(
-    answer: Callable[[Tensors], Tensors],
-    validation: Iterable[tuple[Tensors, Tensors]],
-    kind: str,
-    list_target: str,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Output -> logits and truth of all real items, or of all lists with any."""
-    prefix = "" if kind == "items" else "list_"
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {prefix + name: [] for name in LABELS}
+    answer = inference(model, "logits")
+    said = []
     for inputs, labels in validation:
-        mask = mask_of(inputs, Axis.ITEM)
-        outputs = answer(inputs)
-        shown = tf.reduce_any(mask, axis=1) if prefix else mask
-        for label in LABELS:
-            truth = tf.cast(labels[label], tf.float32)
-            truth = list_targets(truth, mask, list_target) if prefix else truth
-            logits = tf.boolean_mask(outputs[prefix + label], shown)
-            truth = tf.boolean_mask(truth, shown)
-            found[prefix + label].append((logits.numpy(), truth.numpy()))
-    return {name: _joined(pairs) for name, pairs in found.items() if pairs}
+        items, lists = answer(inputs)
+        truth = {label: tf.cast(labels[label], tf.float32) for label in LABELS}
+        said.append(_Said(items, lists, mask_of(inputs, Axis.ITEM), truth))
+    for number, label in enumerate(LABELS):
+        cases = [(batch.items[number], batch.labels[label], batch.mask) for batch in said]
+        _fit(model.calibration, label, cases)
+    of_lists = [batch.list_logits(model.calibration) for batch in said]
+    for number, label in enumerate(LABELS):
+        cases = [
+            (
+                logits[number],
+                list_targets(batch.labels[label], batch.mask, list_target),
+                tf.reduce_any(batch.mask, axis=1),
+            )
+            for logits, batch in zip(of_lists, said, strict=True)
+        ]
+        _fit(model.calibration, f"list_{label}", cases)
 
 
-def _joined(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    logits, truth = zip(*pairs, strict=True)
-    return np.concatenate(logits).astype(np.float64), np.concatenate(truth).astype(np.float64)
+_Cases = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # Logits, truth, and which of them are real.
 
 
-def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Platt's sigmoid: slope and intercept that make scores the logits of labels.
+class _Said(NamedTuple):
+    """What a model says of a batch before calibration (`Reranker.logits`), and what happened."""
+
+    items: Logits
+    lists: Logits | None
+    mask: tf.Tensor
+    labels: Tensors
+
+    def list_logits(self, calibration: Calibration) -> Logits:
+        if self.lists is not None:
+            return self.lists
+        items = calibration(dict(zip(LABELS, self.items, strict=True)))
+        click, conversion = (independent_list_logit(items[label], self.mask) for label in LABELS)
+        return click, conversion
+
+
+def _fit(calibration: Calibration, output: str, cases: Iterable[_Cases]) -> None:
+    parts = [
+        (tf.boolean_mask(logits, real).numpy(), tf.boolean_mask(truth, real).numpy())
+        for logits, truth, real in cases
+    ]
+    logits, truth = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
+    if len(truth) and 0 < truth.mean() < 1:
+        calibration.assign(output, *beta(logits, truth))
+
+
+def beta(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """a, b and c of the curve (`layers.Calibration`) that makes logits those of labels.
 
     Minimises the cross-entropy against (P + 1) / (P + 2) for the P positives and 1 / (M + 2) for
-    the M negatives (Platt, 1999), which keeps the slope finite where scores separate them. The
-    slope stays above 0, so that the order of the scores is the order of the logits [ours].
+    the M negatives (J. Platt, 1999), which keeps slopes finite where logits separate them. Both
+    slopes stay above 0, so that the order stays [ours].
 
     Args:
-      scores: [n].
+      logits: [n].
       labels: [n] in [0, 1]; a share in between counts as so much of either.
 
-    >>> slope, intercept = platt(np.array([-1.0, -1, 1, 1]), np.array([0, 0, 1, 1]))
-    >>> bool(abs(1 / (1 + np.exp(-slope - intercept)) - 3 / 4) < 1e-4)
+    >>> a, b, c = beta(np.array([-1.0, -1, 1, 1]), np.array([0, 0, 1, 1]))
+    >>> x = a * 1 + (b - a) * np.log1p(np.exp(1)) + c
+    >>> bool(abs(1 / (1 + np.exp(-x)) - 3 / 4) < 1e-3)
     True
     """
     positives, negatives = labels.sum(), (1 - labels).sum()
     target = labels * (positives + 1) / (positives + 2) + (1 - labels) / (negatives + 2)
+    features = np.stack(
+        [-np.logaddexp(0, -logits), np.logaddexp(0, logits), np.ones_like(logits)], axis=1
+    )
 
-    def entropy(x: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = x[0] * scores + x[1]
-        residual = scipy.special.expit(logits) - target
-        value = np.logaddexp(0, logits) - target * logits
-        return value.mean(), np.array([(residual * scores).mean(), residual.mean()])
+    def entropy(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        x = features @ weights
+        value = np.logaddexp(0, x) - target * x
+        return value.mean(), features.T @ (scipy.special.expit(x) - target) / len(x)
 
-    start = np.array([1.0, scipy.special.logit(target.mean())])
-    bounds = [(_LEAST_SLOPE, None), (None, None)]
-    found = scipy.optimize.minimize(entropy, start, jac=True, bounds=bounds, tol=1e-12)
-    return float(found.x[0]), float(found.x[1])
+    bounds = [(_LEAST_SLOPE, None), (_LEAST_SLOPE, None), (None, None)]
+    start = np.array([1.0, 1.0, 0.0])
+    found = scipy.optimize.minimize(
+        entropy, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-13}
+    )
+    a, b, c = map(float, found.x)
+    return a, b, c

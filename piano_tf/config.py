@@ -105,8 +105,8 @@ class PIANOConfig(Frozen):
     """The parts of PIANO, each a switch and each an ablation.
 
     Attributes:
-      keys: What QDIR compares with the present query: past queries, past items instead (with the
-        query among them by its pre-trained vector only), or nothing, which leaves QDIR out.
+      keys: What QDIR compares with the present query: past queries; past items instead, as models
+        without queries would; or nothing, which leaves QDIR and its further passes out.
       null_slot: Whether a listener may attend to nothing.
       gate: Whether a gate decides how much of what was found refines the profile.
       action_age: Whether keys know what was done, and how long ago.
@@ -129,6 +129,22 @@ class PIANOConfig(Frozen):
     conditioning: Literal["film", "concat", "none"] = "film"
 
 
+class TreesConfig(Frozen):
+    """LambdaMART's trees, by LightGBM's names.
+
+    Attributes:
+      learning_rate: What each tree's values are multiplied by.
+      num_leaves: Most leaves of a tree.
+      min_data_in_leaf: Fewest items in a leaf.
+      feature_fraction: Share of features that a tree may use.
+    """
+
+    learning_rate: float = pydantic.Field(default=0.05, gt=0.0)
+    num_leaves: int = pydantic.Field(default=31, ge=2)
+    min_data_in_leaf: int = pydantic.Field(default=50, ge=1)
+    feature_fraction: float = pydantic.Field(default=0.7, gt=0.0, le=1.0)
+
+
 class ModelConfig(Frozen):
     """Which re-ranker, its inputs and its size.
 
@@ -145,6 +161,7 @@ class ModelConfig(Frozen):
       match: Whether inputs say how candidates match the history (`layers.MatchFeatures`).
       pretraining: The pre-trained vectors; None for a model without.
       piano: The parts of PIANO.
+      trees: Of LambdaMART.
     """
 
     name: str = "piano"
@@ -158,6 +175,7 @@ class ModelConfig(Frozen):
     match: bool = True
     pretraining: PretrainingConfig | None = PretrainingConfig()
     piano: PIANOConfig = PIANOConfig()
+    trees: TreesConfig = TreesConfig()
 
     @pydantic.model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

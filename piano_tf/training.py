@@ -70,7 +70,7 @@ def fit(
         if vectors is None:
             vectors = pretrain(interactions_of(train), inputs, config.model.pretraining)
         model.assign_vectors(vectors)
-    if isinstance(model, models.LambdaMART):
+    if not isinstance(model, models.Reranker):
         model.fit_lists(train, validation, seed=config.training.seed)
         return _finished(model, validation, config, {})
     model.compile(

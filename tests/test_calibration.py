@@ -10,11 +10,11 @@ import tensorflow as tf
 from scipy.special import expit, logit
 
 from piano_tf import layers
-from piano_tf.calibration import calibrate, platt
+from piano_tf.calibration import beta, calibrate
 from piano_tf.features import LABELS, OUTPUTS, Axis
 from piano_tf.masks import mask_of
 from piano_tf.models import Reranker
-from piano_tf.models.base import independent_list_logit, outputs_of
+from piano_tf.models.base import Logits, independent_list_logit, outputs_of
 from piano_tf.training import FittedReranker
 
 Batch = dict[str, tf.Tensor]
@@ -30,10 +30,15 @@ class Said:
         self.calibration = layers.Calibration()
         self.list_head = list_head
 
+    def logits(self, batch: Batch, training: bool = False) -> tuple[Logits, Logits | None]:
+        """Conversion on a scale of its own, and mostly above click."""
+        items = batch["said"], 3 * batch["said"] + 5
+        lists = batch["list_said"], batch["list_said"] - 1
+        return items, lists if self.list_head else None
+
     def __call__(self, batch: Batch, training: bool = False) -> Batch:
-        items, lists = ((batch[kind], batch[kind] - 1) for kind in ("said", "list_said"))
         mask = mask_of(batch, Axis.ITEM)
-        return outputs_of(items, lists if self.list_head else None, mask, self.calibration)
+        return outputs_of(*self.logits(batch), mask, self.calibration)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +99,19 @@ def test_a_list_without_a_head_follows_its_calibrated_items(truth) -> None:
     calibrate(model, truth)
     inputs, _ = truth[0]
     outputs, mask = model(inputs), mask_of(inputs, Axis.ITEM)
-    slope, intercept = (float(weight[2]) for weight in model.calibration.weights)
-    assert 0.7 < slope < 1.3  # items are independent in this world: little is left to mend
-    expected = slope * independent_list_logit(outputs["click"], mask) + intercept
-    np.testing.assert_allclose(outputs["list_click"], expected, rtol=1e-5)
+    expected = model.calibration({"list_click": independent_list_logit(outputs["click"], mask)})
+    np.testing.assert_array_equal(outputs["list_click"], expected["list_click"])
+    # Items are independent in this world: little is left to mend.
+    shown = mask.numpy().any(axis=1)
+    alone = independent_list_logit(outputs["click"], mask).numpy()[shown]
+    assert np.abs(expit(outputs["list_click"].numpy()[shown]) - expit(alone)).max() < 0.05
 
 
 def test_it_begins_anew(truth) -> None:
     model = Said(list_head=True)
     calibrate(model, truth)
     first = [weight.numpy() for weight in model.calibration.weights]
-    model.calibration.assign("click", 9.0, 9.0)
+    model.calibration.assign("click", 9.0, 9.0, 9.0)
     calibrate(model, truth)
     for weight, expected in zip(model.calibration.weights, first, strict=True):
         np.testing.assert_array_equal(weight, expected)
@@ -125,9 +132,9 @@ def test_the_lists_target_may_be_a_rate(truth) -> None:
 def test_what_validation_says_nothing_of_stays(truth) -> None:
     model = Said(list_head=True)
     calibrate(model, [(i, {**y, "conversion": 0 * y["conversion"]}) for i, y in truth])
-    slope, intercept = (weight.numpy() for weight in model.calibration.weights)
+    slope, bend, intercept = (weight.numpy() for weight in model.calibration.weights)
     np.testing.assert_array_equal(slope[[1, 3]], 1)
-    np.testing.assert_array_equal(intercept[[1, 3]], 0)
+    np.testing.assert_array_equal(np.stack([bend, intercept])[:, [1, 3]], 0)
     assert (slope[[0, 2]] != 1).all()
 
 
@@ -137,9 +144,9 @@ def test_a_fitted_reranker_is_calibrated(
     """Its validation knows both outcomes of every item output."""
     model = fitted(name).model
     assert isinstance(model, Reranker)
-    slope, intercept = (weight.numpy() for weight in model.calibration.weights)
-    assert (slope > 0).all()
-    assert ((slope != 1) & (intercept != 0))[:2].all()
+    slope, bend, intercept = (weight.numpy() for weight in model.calibration.weights)
+    assert (slope > 0).all() and (slope + bend > 0).all()
+    assert ((slope != 1) & (bend != 0) & (intercept != 0))[:2].all()
 
 
 # --- the layer ---
@@ -153,39 +160,59 @@ def test_the_layer_changes_nothing_before_it_is_told() -> None:
         np.testing.assert_array_equal(found[name], logits[name])
 
 
+def test_the_layer_is_its_formula() -> None:
+    calibration = layers.Calibration()
+    calibration.assign("list_click", 0.5, 2.0, -0.3)
+    logits = np.linspace(-20, 20, 41).astype(np.float32)
+    p = expit(logits.astype(np.float64))
+    expected = 0.5 * np.log(p) - 2 * np.log1p(-p) - 0.3
+    found = calibration({"list_click": tf.constant(logits)})["list_click"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    calibration.reset()
+    np.testing.assert_array_equal(
+        calibration({"list_click": tf.constant(logits)})["list_click"], logits
+    )
+
+
 def test_a_conversion_never_exceeds_its_click() -> None:
     calibration = layers.Calibration()
-    calibration.assign("click", 2.0, -1.0)
-    calibration.assign("conversion", 1.0, 3.0)
+    calibration.assign("click", 2.0, 2.0, -1.0)
+    calibration.assign("conversion", 1.0, 1.0, 3.0)
     found = calibration({"click": tf.constant([3.0, 1.0]), "conversion": tf.constant([1.0, 0.5])})
     np.testing.assert_array_equal(found["click"], [5.0, 1.0])
     np.testing.assert_array_equal(found["conversion"], [4.0, 1.0])
 
 
-# --- Platt's sigmoid ---
+# --- beta calibration ---
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(0.5, -2.0), (3.0, 1.0)])
-def test_platt_finds_the_logits(slope: float, intercept: float) -> None:
+def curve(logits: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    p = expit(logits)
+    return expit(a * np.log(p) - b * np.log(1 - p) + c)
+
+
+@pytest.mark.parametrize("expected", [(0.5, 0.5, -2.0), (2.0, 0.5, 1.0), (0.4, 1.5, 0.0)])
+def test_beta_finds_the_curve(expected: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=200_000)
-    labels = (rng.random(len(scores)) < expit(slope * scores + intercept)).astype(float)
-    np.testing.assert_allclose(platt(scores, labels), (slope, intercept), atol=0.05)
+    logits = rng.normal(0, 2, size=200_000)
+    labels = (rng.random(len(logits)) < curve(logits, *expected)).astype(float)
+    np.testing.assert_allclose(beta(logits, labels), expected, atol=0.05)
 
 
-def test_platt_takes_shares_for_labels() -> None:
-    scores = np.linspace(-3, 3, 100_000)
-    np.testing.assert_allclose(platt(scores, expit(0.7 * scores + 0.2)), (0.7, 0.2), atol=1e-3)
+def test_beta_takes_shares_for_labels() -> None:
+    logits = np.linspace(-4, 4, 100_000)
+    expected = (0.7, 1.2, 0.2)
+    np.testing.assert_allclose(beta(logits, curve(logits, *expected)), expected, atol=1e-2)
 
 
-def test_platt_never_turns_the_order() -> None:
-    scores = np.linspace(-1, 1, 50)
-    slope, _ = platt(scores, (scores < 0).astype(float))
-    assert 0 < slope < 0.01
+def test_beta_never_turns_the_order() -> None:
+    logits = np.linspace(-1, 1, 50)
+    a, b, _ = beta(logits, (logits < 0).astype(float))
+    assert 0 < a < 0.01 and 0 < b < 0.01
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
-def test_platt_stays_finite(labels: list[int]) -> None:
-    found = platt(np.array([-2.0, -1, 1, 2]), np.array(labels))
+def test_beta_stays_finite(labels: list[int]) -> None:
+    found = beta(np.array([-2.0, -1, 1, 2]), np.array(labels))
     assert np.isfinite(found).all()
-    assert abs(found[0]) < 20
+    assert max(found[:2]) < 20

@@ -118,6 +118,7 @@ def _searches(config: ComparisonConfig) -> list[Search]:
         )
         for number, log_dir, digest in _digests(config.logs, _SEARCHED)
         for label in config.models
+        if label not in config.ablations
     ]
 
 
@@ -128,7 +129,7 @@ def _runs(
     tasks = []
     for number, log_dir, digest in _digests(config.logs, SPLITS):
         for label in config.models:
-            result = found.get((label, log_dir))
+            result = found.get((config.searched(label), log_dir))
             values = result.values if result is not None else {}
             tasks += [
                 Run(

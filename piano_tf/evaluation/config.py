@@ -47,8 +47,8 @@ class Range(Frozen):
 class SearchConfig(Frozen):
     """A search on validation for what each label's models are trained with (keras-tuner).
 
-    Every label gets the same space and the same budget. A key that a model does not read, such as
-    `model.experts` of one without experts, changes nothing there and wastes its trials.
+    Every label but ablations gets the same space and the same budget. A key that a model does not
+    read, such as `model.trees.num_leaves` of a network, changes nothing there.
 
     Attributes:
       method: `random`, or `hyperband`: many short trials, the best of which are run longer.
@@ -83,7 +83,8 @@ class ComparisonConfig(Frozen):
       base: What the labels have in common.
       models: Label -> what it changes in `base`, nested as there; nothing else need be said.
       reference: The label that all others are tested against; the first by default.
-      ablations: Labels that are shown in a table of their own.
+      ablations: Labels that are the reference with something changed. They are shown in a table of
+        their own, and have what a search found for the reference.
       search: Whether and how to search for better settings of each label first.
       workers: Models trained at the same time, each on one core; results do not depend on it.
       resamples: Of every interval and test.
@@ -168,17 +169,24 @@ class ComparisonConfig(Frozen):
         Args:
           label: A label of `models`.
           seed: Of the training.
-          found: Key such as `model.width` -> value that a search found; these go last.
+          found: Key such as `model.width` -> value that a search found. It overrides what the label
+            says, unless that makes an ablation of it.
 
         Raises:
           ConfigError: A key is unknown or a value wrong.
         """
-        merged = _merged(self.base.model_dump(mode="json"), self.models[label])
-        for key, value in {**(found or {}), _SEED: seed}.items():
-            for part in reversed(key.split(".")):
-                value = {part: value}
-            merged = _merged(merged, value)
+        searched = [_nested(key, value) for key, value in (found or {}).items()]
+        changes = [self.models[label], *searched]
+        if label in self.ablations:
+            changes.append(self.models[label])
+        merged = self.base.model_dump(mode="json")
+        for change in (*changes, _nested(_SEED, seed)):
+            merged = _merged(merged, change)
         return Config.from_json(json.dumps(merged))
+
+    def searched(self, label: str) -> str:
+        """Whose search finds a label's settings: an ablation has the reference's."""
+        return self.reference if label in self.ablations else label
 
     def _corners(self) -> list[dict[str, Any]]:
         """Each key of the search's space with each of its values, to see that they are allowed."""
@@ -197,6 +205,13 @@ def slug_of(label: str) -> str:
     'piano-no-gate'
     """
     return re.sub(r"[\W_]+", "-", label.lower()).strip("-")
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`model.width` and 8 as {"model": {"width": 8}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
 
 
 def _merged(base: Overrides, changed: Overrides) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import gc
 import hashlib
 import importlib.metadata
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import pydantic
 import tensorflow as tf
 
+import piano_tf
 from piano_tf.config import Config, EncodingConfig, Frozen, ScoreConfig
 from piano_tf.data.logs import split_files
 from piano_tf.errors import ConfigError
@@ -25,6 +29,21 @@ PREDICTED = ("validation", "test")
 RECORD_FILE = "run.json"
 
 _PACKAGES = ("piano_tf", "tensorflow", "tensorflow-recommenders", "lightgbm", "numpy", "scipy")
+_SHAPES_A_RUN = (
+    "config.py",
+    "features.py",
+    "masks.py",
+    "losses.py",
+    "metrics.py",
+    "rerank.py",
+    "calibration.py",
+    "training.py",
+    "data",
+    "layers",
+    "models",
+    "pretraining",
+    "evaluation/predictions.py",
+)
 _BLOCK = 1 << 20
 
 
@@ -48,7 +67,7 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Equal where configuration, log and version of this package are."""
+        """Equal where configuration, log, code and packages are."""
         return digest_of(self.config.model_dump_json(), self.log_digest)
 
     @property
@@ -81,12 +100,43 @@ class RunRecord(Frozen):
 
 
 def digest_of(*parts: str) -> str:
-    """SHA-256 of texts and the version of this package."""
+    """SHA-256 of texts, of the code that trains and predicts, and of the packages it stands on."""
     known = hashlib.sha256()
-    for part in (importlib.metadata.version("piano_tf"), *parts):
+    for part in (_code_digest(), json.dumps(_versions(), sort_keys=True), *parts):
         known.update(part.encode())
         known.update(b"\0")
     return known.hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """SHA-256 of the sources that shape a run; comments and docstrings do not count."""
+    known = hashlib.sha256()
+    for part in _SHAPES_A_RUN:
+        path = Path(piano_tf.__file__).parent / part
+        for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            known.update(code_of(source.read_text(encoding="utf-8")).encode())
+    return known.hexdigest()
+
+
+def code_of(source: str) -> str:
+    """Python source without comments, layout and docstrings: equal where the code is.
+
+    >>> code_of("x = 1  # one") == code_of("'What x is.'\\nx = (1)")
+    True
+    >>> code_of("x = 1") == code_of("x = 2")
+    False
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        described = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, described) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def log_digest(log_dir: Path, splits: Sequence[str]) -> str:
@@ -143,7 +193,7 @@ def train(run: Run) -> None:
         score=fitted.score,
         epochs=len(fitted.history.get("loss", ())),
         seconds=time.perf_counter() - started,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=_versions(),
     )
     keep(run.folder, record, predictions)
     tf.keras.backend.clear_session()  # or every model's graph would stay in memory

@@ -62,7 +62,7 @@ class Search:
 
     @property
     def digest(self) -> str:
-        """Equal where the label's settings, the search's, log and version of this package are."""
+        """Equal where the label's settings, the search's, log, code and packages are."""
         configs = self.config_of().model_dump_json(), self.settings.model_dump_json()
         return digest_of(*configs, self.log_digest)
 

@@ -1,4 +1,4 @@
-"""Logits that can be believed: one sigmoid per output, fitted after training."""
+"""Logits that can be believed: a curve per output, fitted after training."""
 
 from __future__ import annotations
 
@@ -13,40 +13,46 @@ _AT_MOST = {CONVERSION: CLICK, LIST_CONVERSION: LIST_CLICK}
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class Calibration(tf.keras.layers.Layer):
-    """Platt's sigmoid on each output: logit' = slope * logit + intercept, with slope > 0.
+    """Beta calibration of each output (M. Kull et al., AISTATS 2017).
 
     A listwise loss looks at differences within a list only, so that a model that orders well may
-    still say 0.3 of what happens one time in twenty. The sigmoid mends that and keeps each output's
-    order (J. Platt, Probabilistic Outputs for Support Vector Machines, 1999). A conversion is a
-    click too: its logit is held at or below click's [ours]. Nothing is changed until `assign`; what
-    is assigned is saved and exported with the model, and not trained. `piano_tf.calibration` finds
-    it on validation.
+    still say 0.3 of what happens one time in twenty. With p = sigmoid(x) for a logit x,
+
+      x' = a log p - b log(1 - p) + c = a x + (b - a) softplus(x) + c,   a, b > 0,
+
+    mends that and keeps the order of the output. a is the slope where p is small, b where it is
+    large; Platt's sigmoid is a = b. A conversion is a click too, so that its logit is then held at
+    or below click's [ours]. a = b = 1 and c = 0 until `assign`; what is assigned is saved and
+    exported with the model, and not trained. `piano_tf.calibration` finds it on validation.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.slope = self.add_weight("slope", [len(OUTPUTS)], initializer="ones", trainable=False)
-        self.intercept = self.add_weight(
-            "intercept", [len(OUTPUTS)], initializer="zeros", trainable=False
-        )
+        shape = {"shape": [len(OUTPUTS)], "trainable": False}
+        self.slope = self.add_weight("slope", initializer="ones", **shape)
+        self.bend = self.add_weight("bend", initializer="zeros", **shape)
+        self.intercept = self.add_weight("intercept", initializer="zeros", **shape)
 
     def call(self, logits: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Calibrates some of `piano_tf.features.OUTPUTS`; a conversion comes with its click."""
         found: dict[str, tf.Tensor] = {}
         for number, name in enumerate(OUTPUTS):  # clicks stand before conversions
             if name in logits:
-                found[name] = self.slope[number] * logits[name] + self.intercept[number]
+                x = logits[name]
+                bend = self.bend[number] * tf.nn.softplus(x)
+                found[name] = self.slope[number] * x + bend + self.intercept[number]
                 if name in _AT_MOST:
                     found[name] = tf.minimum(found[name], found[_AT_MOST[name]])
         return found
 
-    def assign(self, output: str, slope: float, intercept: float) -> None:
-        """Sets the sigmoid of one output."""
+    def assign(self, output: str, a: float, b: float, c: float) -> None:
+        """Sets the curve of one output."""
         number = OUTPUTS.index(output)
-        self.slope[number].assign(slope)
-        self.intercept[number].assign(intercept)
+        self.slope[number].assign(a)
+        self.bend[number].assign(b - a)
+        self.intercept[number].assign(c)
 
     def reset(self) -> None:
-        """Changes nothing again."""
-        self.slope.assign(tf.ones_like(self.slope))
-        self.intercept.assign(tf.zeros_like(self.intercept))
+        """Sets every curve to x' = x."""
+        for output in OUTPUTS:
+            self.assign(output, 1.0, 1.0, 0.0)

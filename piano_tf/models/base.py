@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from piano_tf import losses
 from piano_tf.config import ModelConfig
 from piano_tf.features import LABELS, LIST_CLICK, LIST_CONVERSION, Axis, InputSpec
-from piano_tf.layers import Calibration
+from piano_tf.layers import Calibration, PretrainedVectors
 from piano_tf.masks import mask_of
 from piano_tf.metrics import ListMetric
 
@@ -110,9 +111,9 @@ class Reranker(tf.keras.Model):
 
     def assign_vectors(self, tables: Mapping[str, np.ndarray]) -> None:
         """Sets the vectors of `piano_tf.pretraining.pretrain`, where the model takes any."""
-        encoder = getattr(self, "encoder", None)
-        if encoder is not None and encoder.pretrained is not None:
-            encoder.pretrained.assign(tables)
+        for part in self.submodules:
+            if isinstance(part, PretrainedVectors):
+                part.assign(tables)
 
     def get_config(self) -> dict:
         return {
@@ -121,16 +122,18 @@ class Reranker(tf.keras.Model):
         }
 
 
-def inference(model: Callable[..., Mapping[str, tf.Tensor]]) -> Callable[..., dict]:
-    """`model(batch, training=False)` in one graph for batches of any size.
+def inference(model: Any, method: str = "__call__") -> Callable[[Mapping[str, tf.Tensor]], Any]:
+    """`model.method(batch, training=False)` in one graph for batches of any size.
 
     Args:
       model: A re-ranker, or what is called like one; it runs as it is where it has a true
         attribute `eager`.
+      method: `__call__` or `logits`.
     """
+    call = getattr(model, method)
 
-    def answer(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return dict(model(batch, training=False))
+    def answer(batch: Mapping[str, tf.Tensor]) -> Any:
+        return call(batch, training=False)
 
     eager = getattr(model, "eager", False)
     return answer if eager else tf.function(answer, reduce_retracing=True)

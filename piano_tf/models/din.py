@@ -17,9 +17,10 @@ class DIN(Reranker):
     """Each candidate attends to the past items that bear on it; the rest is `DNN`.
 
     logits = head(relu layers([context_i; c_i; x_i * c_i])), with c_i from `layers.TargetAttention`
-    over past items alone: DIN knows nothing of the queries under which they were chosen. How we
-    differ: no Dice and no mini-batch aware regularisation; click and entire-space conversion for
-    click alone; the product x_i * c_i [ours]. The list-level outputs take items as independent.
+    over past items alone: but for what match features say, DIN knows nothing of the queries under
+    which they were chosen. How we differ: no Dice and no mini-batch aware regularisation; click and
+    entire-space conversion for click alone; the product x_i * c_i [ours]. The list-level outputs
+    take items as independent.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:

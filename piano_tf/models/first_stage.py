@@ -22,8 +22,9 @@ class FirstStage(Reranker):
 
     logit_r = b - sum_{s=1..r} (softplus(d_s) + 0.001), r from 0, for click and for conversion given
     click: neither rises with the rank, and so no score a log p(click) + b log p(conversion | click)
-    with a, b >= 0 does. It reads nothing but how long a list is. Ranks from `max_rank` on share the
-    last one's rates. Ours: what a re-ranker has to be better than, calibrated like the others.
+    with 0 <= b <= a does, calibrated or not. It reads nothing but how long a list is. Ranks from
+    `max_rank` on share the last one's rates. Ours: what a re-ranker has to be better than,
+    calibrated like the others.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from piano_tf import layers
 from piano_tf.config import ModelConfig, PretrainingConfig
-from piano_tf.features import LABELS, Axis, InputSpec
+from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
 from piano_tf.masks import mask_of
-from piano_tf.models.base import outputs_of
+from piano_tf.models.base import Logits, outputs_of
 from piano_tf.models.co_listening import CoListening
 from piano_tf.pretraining.interactions import interactions_of
 
@@ -26,10 +26,6 @@ _PARAMETERS = {
     "lambdarank_truncation_level": 10,
     "metric": "ndcg",
     "eval_at": [10],
-    "learning_rate": 0.05,
-    "num_leaves": 31,
-    "min_data_in_leaf": 50,
-    "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "deterministic": True,
@@ -112,7 +108,12 @@ class LambdaMART:
                 users=rows["user_id"],
                 folds=(self.config.pretraining or PretrainingConfig()).folds,
             )
-        parameters = {**_PARAMETERS, "seed": seed, "num_threads": self.num_threads}
+        parameters = {
+            **_PARAMETERS,
+            **self.config.trees.model_dump(),
+            "seed": seed,
+            "num_threads": self.num_threads,
+        }
         known, held_out = self._table(train), self._table(validation)
         self._rankers = {label: _Ranker(parameters, known, held_out, label) for label in LABELS}
 
@@ -122,16 +123,18 @@ class LambdaMART:
         Raises:
           RuntimeError: It was never fitted.
         """
+        return outputs_of(*self.logits(batch), mask_of(batch, Axis.ITEM), self.calibration)
+
+    def logits(self, batch: Tensors, training: bool = False) -> tuple[Logits, None]:
+        """As `Reranker.logits`: what the two rankers say, each on a scale of its own."""
         if not self._rankers:
             raise RuntimeError("lambdamart is not fitted: fit_lists comes first")
-        mask = mask_of(batch, Axis.ITEM)
+        mask = mask_of(batch, Axis.ITEM).numpy()
         features = self._features(batch)
-        logits = {}
-        for label, ranker in self._rankers.items():
-            logits[label] = np.zeros(mask.shape, np.float32)
-            logits[label][mask.numpy()] = ranker(features)
-        items = tuple(tf.constant(logits[label]) for label in LABELS)
-        return outputs_of(items, None, mask, self.calibration)
+        click, conversion = (np.zeros(mask.shape, np.float32) for _ in LABELS)
+        for scores, label in ((click, CLICK), (conversion, CONVERSION)):
+            scores[mask] = self._rankers[label](features)
+        return (tf.constant(click), tf.constant(conversion)), None
 
     def _table(self, lists: Iterable[tuple[Tensors, Tensors]]) -> _Table:
         features, sizes = [], []

@@ -81,7 +81,7 @@ class PIANO(Reranker):
             past_action=lists.past_action,
             past_age=lists.past_age,
             past_mask=lists.past_mask,
-            same_query=same_query(batch) if parts.exact_match else None,
+            same_query=self._same_query(batch),
         )
 
     def matches(self, batch: Mapping[str, tf.Tensor], lists: layers.ListInputs) -> list[tf.Tensor]:
@@ -99,12 +99,14 @@ class PIANO(Reranker):
                     lists.pretrained,
                     lists.past_mask,
                     same_item(batch) if parts.exact_match else None,
-                    same_query(batch) if parts.exact_match else None,
+                    self._same_query(batch),
                     circumstances,
                 )
             )
         if parts.second_pass:
-            keys = lists.past_queries + lists.past_items
+            keys = lists.past_items
+            if parts.keys == "query":
+                keys += lists.past_queries
             of_candidates, _ = self.second_pass(
                 lists.items + lists.query[:, tf.newaxis],
                 keys if circumstances is None else keys + circumstances,
@@ -114,6 +116,10 @@ class PIANO(Reranker):
             )
             found.append(of_candidates)
         return found
+
+    def _same_query(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor | None:
+        parts = self.config.piano
+        return same_query(batch) if parts.exact_match and parts.keys == "query" else None
 
     def attention(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """QDIR's attention over past queries.

@@ -204,15 +204,16 @@ def test_runs_are_trained_with_what_was_found(log_dir: Path, tmp_path: Path) -> 
     space = {"model.width": [8, 16], "loss.conversion": [0.5]}
     config = config_of(log_dir, tmp_path / "out", search={"trials": 2, "space": space})
     report = compared(config, run_search=run)
-    assert searches == [(label, log_dir) for label in config.models]
-    for label in ("ours", "rival", "no-part"):
+    searched_labels = [label for label in config.models if label not in config.ablations]
+    assert searches == [(label, log_dir) for label in searched_labels]
+    for label, width in (("ours", 16), ("rival", 16), ("no-part", 12)):
         for seed in (0, 1):
             record = json.loads((tmp_path / f"out/runs/{label}/{seed}/0/run.json").read_text())
-            assert record["config"]["model"]["width"] == 16
+            assert record["config"]["model"]["width"] == width
             assert record["config"]["loss"]["conversion"] == 0.5
     assert "Settings found on validation" in report.read_text()
     assert "Settings found on validation" in report.with_name("results.md").read_text()
     # The second time nothing is searched and nothing trained.
     trainer = Trainer()
     compared(config, trainer, run_search=run)
-    assert len(searches) == 3 and trainer.trained == []
+    assert len(searches) == len(searched_labels) and trainer.trained == []

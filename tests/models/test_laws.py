@@ -48,7 +48,7 @@ def randomise(model: Reranker) -> Reranker:
         fan_in = weight.shape[0] if weight.shape.rank > 1 else 1
         weight.assign(rng.normal(0, min(0.6, 1.5 * fan_in**-0.5), weight.shape))
     for number, output in enumerate(OUTPUTS):  # no conversion is held at its click
-        model.calibration.assign(output, slope=0.8, intercept=0.2 - 0.1 * number)
+        model.calibration.assign(output, 0.8, 1.1, 0.2 - 0.1 * number)
     if model.config.pretraining is not None:
         rows, pretraining = model.inputs_spec.rows, model.config.pretraining
         tables = {
@@ -492,10 +492,10 @@ def test_every_column_matters_to_piano(built, encoder, tiny) -> None:
 def test_a_model_without_list_head_takes_items_as_independent(built, batch: Batch) -> None:
     model, mask = built("prm"), mask_of(batch, Axis.ITEM).numpy()
     outputs = model(batch)
-    slopes, intercepts = (weight.numpy() for weight in model.calibration.weights)
     for label in LABELS:
         p = 1 / (1 + np.exp(-outputs[label].numpy().astype(np.float64)))
         some = 1 - np.where(mask, 1 - p, 1).prod(axis=1)
-        number = OUTPUTS.index(f"list_{label}")
-        expected = slopes[number] * np.log(some / (1 - some)) + intercepts[number]
+        independent = tf.constant(np.log(some / (1 - some)), tf.float32)
+        expected = model.calibration({f"list_{label}": independent, "list_click": independent})
+        expected = expected[f"list_{label}"]
         np.testing.assert_allclose(outputs[f"list_{label}"], expected, rtol=1e-4, atol=1e-4)

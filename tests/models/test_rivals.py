@@ -232,7 +232,7 @@ def _first_stage(max_rank: int) -> models.FirstStage:
 def test_the_first_stage_has_no_trunk(build: Build) -> None:
     model = build("first_stage")
     names = {weight.name for weight in model.weights}
-    assert names - {"slope:0", "intercept:0"} == {"first:0", "steps:0"}
+    assert names - {"slope:0", "bend:0", "intercept:0"} == {"first:0", "steps:0"}
     model.assign_vectors({})  # nowhere to put them
 
 
