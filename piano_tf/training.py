@@ -68,7 +68,9 @@ def fit(
     model = models.build(inputs, config.model)
     if config.model.pretraining is not None:
         if vectors is None:
-            vectors = pretrain(interactions_of(train), inputs, config.model.pretraining)
+            interactions = interactions_of(train)
+            seed = config.training.seed
+            vectors = pretrain(interactions, inputs, config.model.pretraining, seed=seed)
         model.assign_vectors(vectors)
     if not isinstance(model, models.Reranker):
         model.fit_lists(train, validation, seed=config.training.seed)
@@ -125,7 +127,7 @@ def fit_log(log: EncodedLog, config: Config, *, verbose: str | int = "auto") -> 
         log.batches("validation", size),
         log.encoder.inputs,
         config,
-        vectors=log.vectors(config.model.pretraining),
+        vectors=log.vectors(config.model.pretraining, seed),
         verbose=verbose,
     )
 
@@ -145,7 +147,7 @@ class EncodedLog:
         self.log_dir = Path(log_dir)
         self.encoder = Encoder.fit(self.log_dir, encoding)
         self._scratch = tempfile.TemporaryDirectory()
-        self._vectors: dict[PretrainingConfig, dict[str, np.ndarray]] = {}
+        self._vectors: dict[tuple[PretrainingConfig, int], dict[str, np.ndarray]] = {}
 
     def __enter__(self) -> EncodedLog:
         return self
@@ -166,14 +168,19 @@ class EncodedLog:
             cache=Path(self._scratch.name) / split,
         )
 
-    def vectors(self, config: PretrainingConfig | None) -> dict[str, np.ndarray] | None:
-        """Vectors learnt from the train split, once per configuration; None for None."""
+    def vectors(
+        self, config: PretrainingConfig | None, seed: int = 0
+    ) -> dict[str, np.ndarray] | None:
+        """Vectors learnt from the train split, once per configuration and seed; None for None."""
         if config is None:
             return None
-        if config not in self._vectors:
+        if config.method == "factorisation":
+            seed = 0  # it comes to the same whatever the seed
+        key = config, seed
+        if key not in self._vectors:
             interactions = interactions_of(self.batches("train", 1024))
-            self._vectors[config] = pretrain(interactions, self.encoder.inputs, config)
-        return self._vectors[config]
+            self._vectors[key] = pretrain(interactions, self.encoder.inputs, config, seed=seed)
+        return self._vectors[key]
 
 
 class _EarlyStopping(tf.keras.callbacks.EarlyStopping):

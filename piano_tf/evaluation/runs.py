@@ -30,7 +30,6 @@ RECORD_FILE = "run.json"
 
 _PACKAGES = ("piano_tf", "tensorflow", "tensorflow-recommenders", "lightgbm", "numpy", "scipy")
 _SHAPES_A_RUN = (
-    "config.py",
     "features.py",
     "masks.py",
     "losses.py",
