@@ -57,7 +57,8 @@ class Frozen(pydantic.BaseModel):
 def _first_fault(error: pydantic.ValidationError) -> str:
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"][0].lower() + fault["msg"][1:]
+    message = fault["msg"].removeprefix("Value error, ")  # pydantic's, before what ours say
+    message = message[0].lower() + message[1:]
     if not key:
         return message
     return f"{key}: got {fault['input']!r}; {message}"
