@@ -40,6 +40,7 @@ _API = {
     "fit_log": "piano_tf.training",
     "interactions_of": "piano_tf.pretraining",
     "pretrain": "piano_tf.pretraining",
+    "leave_one_out": "piano_tf.explanation",
     "export_model": "piano_tf.export",
     "ServingModule": "piano_tf.export",
     "ModelCard": "piano_tf.export",

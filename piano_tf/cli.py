@@ -210,7 +210,16 @@ def train(log_dir: Path, output: Path, config: Path | None) -> None:
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
 )
 @click.option("--output", type=_FOLDER, help="Folder for tables and a report.")
-def evaluate(model_dir: Path, log_dir: Path, split: str, output: Path | None) -> None:
+@click.option(
+    "--off-policy/--no-off-policy",
+    default=False,
+    show_default=True,
+    help="Estimate what each order would have been worth if shown (SNIPS); it makes sense only "
+    "where the lists were really shown to people in their logged order.",
+)
+def evaluate(
+    model_dir: Path, log_dir: Path, split: str, output: Path | None, off_policy: bool
+) -> None:
     """Say how well an exported MODEL orders the lists of LOGS, beside the order they had.
 
     MODEL is the folder of one version, such as `piano train --output` makes.
@@ -221,11 +230,13 @@ def evaluate(model_dir: Path, log_dir: Path, split: str, output: Path | None) ->
     from piano_tf.evaluation.served import evaluate_exported
     from piano_tf.evaluation.tables import one_model_tables
 
-    comparison = evaluate_exported(model_dir, log_dir, split=split)
+    comparison = evaluate_exported(model_dir, log_dir, split=split, off_policy=off_policy)
     console = Console(soft_wrap=True)
     console.print(facts(comparison), highlight=False)
     for table in one_model_tables(comparison):
         console.print(table.for_terminal())
+    if off_policy and comparison.off_policy:
+        click.echo(f"There is no off-policy estimate: {comparison.off_policy}")
     if output is not None:
         click.echo(f"report: {write_results(comparison, output)}")
 

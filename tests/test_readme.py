@@ -1,4 +1,4 @@
-"""The README's script runs as it stands, and learns."""
+"""The README's scripts run as they stand, and learn."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from piano_tf.simulation import SimulationConfig, simulate
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_script_runs_on_a_small_log(tmp_path: Path) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_scripts_run_on_a_small_log(tmp_path: Path) -> None:
+    script, why = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert script.count('"demo/simulated/logs"') == 1
     log = tmp_path / "logs"
     world = SimulationConfig(lists=300, users=20, items=100, artists=20, genres=4, pool=30)
     write_log(simulate(world), log, ByShare())
     script = script.replace("demo/simulated/logs", str(log)).replace("epochs=4", "epochs=1")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    whole = script + why  # the second goes on where the first ends
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'click_ndcg_10': 0." in done.stdout
+    assert re.search(r"\n\[\[.*\] \[.*\]$", done.stdout.strip(), re.DOTALL)
     assert len(script.strip().splitlines()) <= 24
 
 

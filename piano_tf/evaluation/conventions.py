@@ -6,6 +6,7 @@ from piano_tf.evaluation.probability import BINS
 from piano_tf.evaluation.results import Comparison
 
 _UNITS = {"list": "lists", "user": "users, each with all their lists"}
+_SIGNS = {"list": "list by list", "user": "user by user"}
 
 
 def conventions(comparison: Comparison) -> list[str]:
@@ -16,6 +17,9 @@ def conventions(comparison: Comparison) -> list[str]:
         "Splits are cut in time, never inside a session; a log without time is cut by "
         "conversations. A model learns from train. When to stop, and the weights of its score, are "
         f"chosen on validation. What is reported is {comparison.split}.",
+        "The sigmoids that calibrate a model's outputs are fitted on validation, so that "
+        "calibration on validation itself is in-sample. Pre-trained vectors are learnt from train, "
+        "for each listener without the listeners of the same fold.",
         "A click is what the log calls one. A conversion is a stronger act on a shown item (a full "
         "play, a favourite, a download, a purchase) and implies a click. P(conversion) is over "
         "everything shown, clicked or not.",
@@ -36,11 +40,16 @@ def conventions(comparison: Comparison) -> list[str]:
         "seeds are not further lists. What follows ± is the standard deviation over seeds.",
         f"Intervals are 95 % percentile bootstraps over {_UNITS[resampling.unit]}, of "
         f"{resampling.resamples:,} resamples. p is two-sided, from a randomisation test of as many "
-        "random signs of the differences, list by list, and corrected after Holm within each "
-        "metric: models and initial order are one family, ablations another.",
+        f"random signs of the differences, {_SIGNS[resampling.unit]}, and corrected after Holm "
+        "within each metric: models and initial order are one family, ablations another.",
         "Quarters of lists are cut at the quartiles. Equal values stay together, so that there may "
         "be fewer. The popularity of a list is the mean of its clicked items'.",
     ]
+    if comparison.searches:
+        found.append(
+            "Settings were searched for on validation, with the same space and the same budget for "
+            "every model."
+        )
     if comparison.off_policy:
         found.append(f"There is no off-policy estimate: {comparison.off_policy}")
     return found

@@ -12,6 +12,7 @@ afterwards, as Last.fm's are, an estimate of theta is an artefact.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,7 +216,7 @@ def snips(
 def snips_of_order(
     lists: Lists,
     score: np.ndarray,
-    examination: ExaminationModel,
+    propensity: Callable[[np.ndarray], np.ndarray],
     *,
     label: str = CLICK,
     clip: float = CLIP,
@@ -225,13 +226,13 @@ def snips_of_order(
     Args:
       lists: What happened.
       score: [L, N] orders each list.
-      examination: theta by rank, from training data.
+      propensity: theta of ranks [L, N], such as `ExaminationModel.at` from training data.
       label: `click` or `conversion`.
       clip: As in `snips`.
 
     Raises:
       PianoError: A score is nan.
     """
-    new = examination.at(ranks_of(score, lists.mask))
-    logged = examination.at(np.arange(lists.mask.shape[1]))
-    return snips(lists.labels[label] & lists.mask, new, logged[np.newaxis], clip=clip)
+    ranks = np.broadcast_to(np.arange(lists.mask.shape[1]), lists.mask.shape)
+    new = propensity(ranks_of(score, lists.mask))
+    return snips(lists.labels[label] & lists.mask, new, propensity(ranks), clip=clip)

@@ -162,6 +162,9 @@ def chance_calibration_error(p: np.ndarray, bins: int = BINS) -> float:
     v = sum p (1 - p) / n^2, whose mean distance from 0 is sqrt(2 v / pi). An expected calibration
     error near this one says no more than that there are not enough cases to tell [ours].
 
+    Cases are taken as independent. The items of a list are not quite, nor are the lists of one
+    listener: where a listener has several, chance alone shows more than this.
+
     Args:
       p: [n] probabilities.
       bins: Of equal count, as in `calibration_curve`.

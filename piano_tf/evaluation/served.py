@@ -24,7 +24,12 @@ _ROWS = 256
 
 
 def evaluate_exported(
-    model_dir: Path, log_dir: Path, *, split: str = "test", resampling: Resampling | None = None
+    model_dir: Path,
+    log_dir: Path,
+    *,
+    split: str = "test",
+    resampling: Resampling | None = None,
+    off_policy: bool = False,
 ) -> Comparison:
     """Holds an exported model against the initial, a random and the ideal order.
 
@@ -33,6 +38,8 @@ def evaluate_exported(
       log_dir: A folder written by `piano logs`, with the columns that the model was trained on.
       split: Of the log.
       resampling: Of intervals and tests.
+      off_policy: Whether to estimate what each order would have been worth if shown. It means
+        something only where the lists were really shown in their logged order.
 
     Raises:
       PianoError: The folder holds no such model.
@@ -41,10 +48,12 @@ def evaluate_exported(
     resampling = resampling or Resampling()
     predictions = predict_exported(model_dir, log_dir, split)
     lists = read_lists(log_dir, split)
-    try:
-        truth, why_not = Truth(lists, [(len(lists), read_examination(log_dir))]), ""
-    except PianoError as error:
-        truth, why_not = Truth(lists), f"{error}."
+    truth, why_not = Truth(lists), "none was asked for."
+    if off_policy:
+        try:
+            truth, why_not = Truth(lists, [(len(lists), read_examination(log_dir))]), ""
+        except PianoError as error:
+            why_not = f"{error}."
     name = _card(model_dir).config.model.name
     model = Entry.of_model(name, [predictions])
     entries = [model, *orders(lists, [resampling.seed])]

@@ -14,7 +14,7 @@ import numpy as np
 
 from piano_tf.evaluation.config import IDEAL_ORDER, INITIAL_ORDER, RANDOM_ORDER
 from piano_tf.evaluation.lists import Lists
-from piano_tf.evaluation.off_policy import ExaminationModel, snips
+from piano_tf.evaluation.off_policy import ExaminationModel, snips_of_order
 from piano_tf.evaluation.predictions import (
     Predictions,
     ideal_order,
@@ -26,7 +26,7 @@ from piano_tf.evaluation.probability import (
     calibration_curve,
     probability_metrics,
 )
-from piano_tf.evaluation.ranking import list_metrics, ranks_of
+from piano_tf.evaluation.ranking import list_metrics
 from piano_tf.evaluation.significance import (
     RESAMPLES,
     Interval,
@@ -323,11 +323,8 @@ def _off_policy(
 
 def _snips(entry: Entry, truth: Truth, label: str) -> tuple[np.ndarray, np.ndarray]:
     """Numerators, mean over seeds, and denominators of all lists."""
-    mask = truth.lists.mask
-    reward = truth.lists.labels[label] & mask
-    logged = truth.propensity(np.broadcast_to(np.arange(mask.shape[1]), mask.shape))
     found = [
-        snips(reward, truth.propensity(ranks_of(score, mask)), logged)
+        snips_of_order(truth.lists, score, truth.propensity, label=label)
         for score in entry.scores[label]
     ]
     return np.mean([one.numerators for one in found], axis=0), found[0].denominators

@@ -168,7 +168,7 @@ def probability_table(comparison: Comparison, *, of_lists: bool) -> Table:
 
 
 def one_model_tables(comparison: Comparison) -> list[Table]:
-    """The reference alone beside the orders: ranking metrics, gains and probabilities."""
+    """The reference beside the orders: ranking, gains, probabilities, and any off-policy value."""
     model, initial = comparison.row(comparison.reference), comparison.row(INITIAL_ORDER)
     corrected = comparison.corrected()
     orders = [row.name.removesuffix(" order") for row in comparison.orders]
@@ -199,6 +199,7 @@ def one_model_tables(comparison: Comparison) -> list[Table]:
             ["output", *map(name_of, _ITEM_PROBABILITY)],
             probabilities,
         ),
+        *([] if comparison.off_policy else [off_policy_table(comparison)]),
     ]
 
 

@@ -103,6 +103,30 @@ def test_evaluate_prints_every_metric_and_writes_the_report(
     }
     assert of_model == pytest.approx(expected)
     assert {row["split"] for row in rows} == {"validation"}
+    assert "Off-policy" not in printed
+    reason = "There is no off-policy estimate: none was asked for."
+    assert reason in (output / "results.md").read_text() and reason not in printed
+
+
+def test_an_off_policy_estimate_is_made_where_it_is_asked_for(
+    exported: Path, tiny, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    # Lists of two items each, where pairs of query and item move.
+    log = tiny.write(tmp_path / "log", [tiny.row(n, candidates=2) for n in range(400)])
+    output = tmp_path / "report"
+    run(monkeypatch, "evaluate", exported, log, "--off-policy", "--output", output)
+    for text in (capsys.readouterr().out, (output / "results.md").read_text()):
+        assert "Off-policy: the share of what listeners wanted" in text
+        assert "There is no off-policy estimate" not in text
+
+
+def test_an_off_policy_estimate_that_cannot_be_made_says_why(
+    exported: Path, log_dir: Path, monkeypatch, capsys
+) -> None:
+    run(monkeypatch, "evaluate", exported, log_dir, "--off-policy")
+    printed = capsys.readouterr().out
+    assert "There is no off-policy estimate: rank " in printed
+    assert "Off-policy" not in printed
 
 
 def test_a_folder_of_versions_is_not_a_version(exported: Path, log_dir: Path) -> None:

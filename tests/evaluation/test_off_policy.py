@@ -210,7 +210,7 @@ def test_the_value_is_the_share_of_relevance_examined(order: str) -> None:
     }[order]
     ranks = ranks_of(score, lists.mask)
     truth = (relevance * THETA[ranks]).sum() / relevance.sum()
-    found = snips_of_order(lists, score, ExaminationModel(THETA), clip=0.01)
+    found = snips_of_order(lists, score, ExaminationModel(THETA).at, clip=0.01)
     _, low, high = ratio_interval(found.numerators, found.denominators, 0, resamples=500)
     assert low < found.value < high and high - low < 0.02
     np.testing.assert_allclose(found.value, truth, atol=0.01)
@@ -225,7 +225,7 @@ def test_the_interval_covers_the_true_value() -> None:
         clicks, pair, gamma = clicks_of(seed, lists=150, pairs=20)
         lists, relevance = lists_of(clicks), gamma[pair]
         truth = (relevance * THETA[ranks_of(relevance, lists.mask)]).sum() / relevance.sum()
-        found = snips_of_order(lists, relevance, ExaminationModel(THETA), clip=0.01)
+        found = snips_of_order(lists, relevance, ExaminationModel(THETA).at, clip=0.01)
         _, low, high = ratio_interval(
             found.numerators, found.denominators, seed, resamples=300, level=0.9
         )
@@ -236,11 +236,11 @@ def test_the_interval_covers_the_true_value() -> None:
 def test_padding_and_other_labels_do_not_matter() -> None:
     clicks, _, _ = clicks_of(seed=5, lists=50, pairs=20)
     lists, score = lists_of(clicks), np.random.default_rng(0).random(clicks.shape)
-    model = ExaminationModel(THETA)
-    expected = snips_of_order(lists, score, model)
+    theta = ExaminationModel(THETA).at
+    expected = snips_of_order(lists, score, theta)
     loud = lists_of(np.pad(clicks, [(0, 0), (0, 3)], constant_values=True))
     loud.mask[:, RANKS:] = False
-    found = snips_of_order(loud, np.pad(score, [(0, 0), (0, 3)], constant_values=9), model)
+    found = snips_of_order(loud, np.pad(score, [(0, 0), (0, 3)], constant_values=9), theta)
     np.testing.assert_allclose(found.numerators, expected.numerators, rtol=1e-12)
     np.testing.assert_allclose(found.denominators, expected.denominators, rtol=1e-12)
-    assert np.isnan(snips_of_order(lists, score, model, label="conversion").value)
+    assert np.isnan(snips_of_order(lists, score, theta, label="conversion").value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -17,9 +18,12 @@ from stub_runs import compared, config_of
 
 from piano_tf.evaluation import compare as module
 from piano_tf.evaluation.config import ComparisonConfig
+from piano_tf.evaluation.conventions import conventions
 from piano_tf.evaluation.plots import plots
 from piano_tf.evaluation.report import facts, html, markdown
 from piano_tf.evaluation.results import Comparison
+from piano_tf.evaluation.search import SearchResult
+from piano_tf.evaluation.summary import Resampling
 from piano_tf.evaluation.tables import (
     headline,
     off_policy_table,
@@ -181,6 +185,25 @@ def test_without_an_off_policy_estimate_the_report_says_why(
     assert cells["Ours"][1] == "-" and cells["Rival"][1].startswith(("+", "-"))
     assert "ideal order" not in cells  # it knows the very clicks that it is measured by
     assert "Off-policy" in markdown(known)
+
+
+def test_conventions_are_those_of_the_comparison(comparison: Comparison) -> None:
+    text = " ".join(conventions(comparison))
+    for sentence in (
+        "The sigmoids that calibrate a model's outputs are fitted on validation",
+        "calibration on validation itself is in-sample",
+        "Pre-trained vectors are learnt from train",
+        "bootstraps over lists",
+        "random signs of the differences, list by list,",
+    ):
+        assert sentence in text
+    assert "Settings were searched for" not in text
+    found = SearchResult(label="Ours", digest="", values={"model.width": 8}, ndcg_10=0.5, trials=2)
+    other = dataclasses.replace(comparison, resampling=Resampling(unit="user"), searches=[found])
+    text = " ".join(conventions(other))
+    assert "random signs of the differences, user by user," in text
+    assert "list by list" not in text
+    assert "Settings were searched for on validation" in text
 
 
 def test_every_figure_can_be_drawn(comparison: Comparison, tmp_path: Path) -> None:

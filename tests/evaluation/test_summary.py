@@ -155,7 +155,7 @@ def test_off_policy_estimates_examine_each_log_in_its_own_way(lists: Lists) -> N
             above = below = 0.0
             for part, model in ((slice(0, len(lists)), THETA), (slice(len(lists), None), other)):
                 for one in entry.predictions:
-                    snips = snips_of_order(lists, one.score[part], model, label=label)
+                    snips = snips_of_order(lists, one.score[part], model.at, label=label)
                     above, below = above + snips.numerators.sum(), below + snips.denominators.sum()
             value[entry.name] = above / below
         own, lead = row.off_policy[label]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 POLICIES = ("mixed_bfloat16", "mixed_float16")
 
@@ -26,14 +28,14 @@ def check_layer(
     """Asserts what holds for every layer.
 
     Its configuration goes through JSON and back and names exactly the constructor's arguments;
-    called eagerly and in a graph it gives the same; it builds the weights it should; a step down
-    the gradient moves every trainable weight and lowers a loss; and in half precision it stays
-    finite.
+    called eagerly and in a graph it gives the same; what it says of a list does not depend on which
+    others are in the batch; it builds the weights it should; a step down the gradient moves every
+    trainable weight and lowers a loss; and in half precision it stays finite.
 
     Args:
       kind: The layer's class.
       config: Its constructor's arguments.
-      inputs: Keyword arguments of a call.
+      inputs: Keyword arguments of a call; the first axis of every tensor in them is the batch.
       call: (layer, **inputs) -> outputs, for layers with more than one way in.
       weights: How many variables it has once it is built.
       frozen: How many of them are not trained.
@@ -56,6 +58,7 @@ def check_layer(
         assert eager.shape == graph.shape
         np.testing.assert_allclose(eager, graph, rtol=1e-5, atol=1e-6)
 
+    _check_composition(layer, inputs, run, outputs)
     if layer.trainable_weights:
         _check_step(layer, inputs, run, without_gradient)
     _check_precision(kind, config, inputs, run, outputs)
@@ -85,6 +88,24 @@ def _check_round_trip(layer, inputs, run, outputs: list[tf.Tensor]) -> None:
     again.set_weights(layer.get_weights())
     for before, after in zip(outputs, _flat(run(again, **inputs)), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def _check_composition(layer, inputs, run, outputs: list[tf.Tensor]) -> None:
+    """Some rows of the batch, in any order and with repeats, give the same rows of the outputs."""
+    (size,) = {len(x) for x in _flat(inputs)}
+
+    @settings(max_examples=6)
+    @given(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
+    def check(rows: list[int]) -> None:
+        def some_of(x: Any) -> Any:
+            return None if x is None else tf.gather(x, rows)
+
+        found = _flat(run(layer, **tf.nest.map_structure(some_of, dict(inputs))))
+        for alone, together in zip(found, outputs, strict=True):
+            assert len(together) == size
+            np.testing.assert_allclose(alone, some_of(together), rtol=1e-4, atol=1e-5)
+
+    check()
 
 
 def _check_step(layer, inputs, run, without_gradient: Sequence[str]) -> None:

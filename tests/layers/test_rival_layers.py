@@ -16,7 +16,7 @@ normal = normal_of(12)
 @pytest.mark.parametrize(("max_rank", "weights"), [(3, 1), (None, 0)])
 def test_candidate_context_is_a_layer(max_rank: int | None, weights: int) -> None:
     def call(layer, items, user, query) -> tf.Tensor:
-        rank = tf.tile(tf.range(N)[tf.newaxis], [B, 1])
+        rank = tf.tile(tf.range(N)[tf.newaxis], [len(items), 1])
         rest = {name: None for name in layers.ListInputs._fields}
         given = {**rest, "items": items, "user": user, "query": query, "rank": rank}
         return layer(layers.ListInputs(**given))

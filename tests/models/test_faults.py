@@ -21,6 +21,7 @@ from piano_tf.data.batches import dataset, labels_of
 from piano_tf.data.encoding import Encoder
 from piano_tf.evaluation.predictions import predict
 from piano_tf.features import LABELS, Axis
+from piano_tf.layers.pretrained_vectors import Pretrained
 from piano_tf.losses import LISTWISE, RerankingLoss, listwise_loss
 from piano_tf.masks import mask_of
 from piano_tf.metrics import NDCG
@@ -86,16 +87,21 @@ def attends_to_padding(model: Reranker, batch: Batch) -> bool:
     original = layers.ListInputEncoder.call
     rng = np.random.default_rng(0)
 
+    def noisy(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        mask = mask[..., tf.newaxis] if values.shape.rank == 3 else mask
+        return tf.where(mask, values, tf.constant(rng.normal(0, 20, values.shape), tf.float32))
+
     def loud(self, batch) -> layers.ListInputs:
         lists = original(self, batch)
-        changed = {}
-        for name in ("items", "past_items", "past_queries", "past_age"):
-            values = getattr(lists, name)
-            mask = lists.mask if name == "items" else lists.past_mask
-            mask = mask[..., tf.newaxis] if values.shape.rank == 3 else mask
-            noise = tf.constant(rng.normal(0, 20, values.shape), tf.float32)
-            changed[name] = tf.where(mask, values, noise)
-        return lists._replace(**changed)
+        changed = {"items": noisy(lists.items, lists.mask)}
+        for name in ("past_items", "past_queries", "past_age"):
+            changed[name] = noisy(getattr(lists, name), lists.past_mask)
+        vectors = lists.pretrained._asdict()
+        for name in ("taste", "intent"):
+            vectors[name] = noisy(vectors[name], lists.mask)
+        for name in ("past_taste", "past_intent", "past_query"):
+            vectors[name] = noisy(vectors[name], lists.past_mask)
+        return lists._replace(**changed, pretrained=Pretrained(**vectors))
 
     before = model(batch)
     with mock.patch.object(layers.ListInputEncoder, "call", loud):
@@ -119,11 +125,30 @@ class AveragesPaddedHistory(Faulty):
         return lists.items + tf.reduce_mean(lists.past_items, axis=1, keepdims=True)
 
 
+class AveragesPaddedPastVectors(Faulty):
+    def vectors(self, lists, training):
+        vectors = lists.pretrained.past_intent
+        return lists.items + tf.reduce_mean(vectors, axis=[1, 2], keepdims=True)
+
+
+class AveragesPaddedVectors(Faulty):
+    def vectors(self, lists, training):
+        return lists.items + tf.reduce_mean(lists.pretrained.taste, axis=[1, 2], keepdims=True)
+
+
 def test_attention_to_padding(built, name: str, batch: Batch) -> None:
     assert not attends_to_padding(built(name), batch)
 
 
-@pytest.mark.parametrize("kind", [AttendsToPadding, AveragesPaddedHistory])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        AttendsToPadding,
+        AveragesPaddedHistory,
+        AveragesPaddedPastVectors,
+        AveragesPaddedVectors,
+    ],
+)
 def test_attention_to_padding_would_be_found(built, kind, batch: Batch) -> None:
     assert attends_to_padding(built(kind), batch)
 

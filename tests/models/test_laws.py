@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from piano_tf import models
+from piano_tf import layers, models
 from piano_tf.config import ModelConfig
 from piano_tf.data.batches import labels_of
 from piano_tf.data.encoding import Encoder
@@ -23,6 +26,11 @@ from piano_tf.models import REGISTRY, TREES, Reranker
 
 Batch = dict[str, tf.Tensor]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+LISTS, LONGEST = 12, 6
+
+# Few, for there are many models. All examples of a test may share what fixtures made for it, for
+# no law changes its model.
+FEW = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Where a law cannot hold by design; tests/models/test_rivals.py has what holds in its place.
 FIRST_STAGE = "its only input is the rank"
@@ -69,7 +77,7 @@ def randomise(model: Reranker) -> Reranker:
 @pytest.fixture(scope="module")
 def batch(tiny, encoder: Encoder) -> Batch:
     """Lists of 1 to 6 candidates with histories of 0 to 4 entries."""
-    return encoder(tiny.raw(tiny.rows(12)))
+    return encoder(tiny.raw(tiny.rows(LISTS)))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,12 @@ def built(encoder: Encoder, batch: Batch, tiny_model: ModelConfig) -> Callable[[
 def model(built: Callable[[str], Reranker], name: str) -> Reranker:
     """Each re-ranker in turn, with random weights; not to be changed."""
     return built(name)
+
+
+@pytest.fixture
+def expected(model: Reranker, batch: Batch) -> Batch:
+    """What it says of the batch as it is."""
+    return model(batch)
 
 
 @pytest.fixture
@@ -161,21 +175,26 @@ def test_candidates_of_a_list_differ(model: Reranker, batch: Batch) -> None:
 # --- padding ---
 
 
-@pytest.mark.parametrize(("items", "history"), [(3, 0), (0, 3), (4, 2)])
-def test_adding_padding_changes_nothing(model, batch, encoder, tiny, pad_more, items, history):
-    more = encoder(pad_more(tiny.raw(tiny.rows(12)), items=items, history=history))
+@FEW
+@given(
+    items=st.integers(0, 4),
+    history=st.integers(0, 4),
+    encoded_history=st.integers(0, 4),
+)
+@example(items=3, history=2, encoded_history=3)
+def test_adding_padding_changes_nothing(
+    model, batch, expected, encoder, tiny, pad_more, items, history, encoded_history
+) -> None:
+    """To lists and histories of a log, and to histories beyond what the encoder keeps of them."""
+    more = encoder(pad_more(tiny.raw(tiny.rows(LISTS)), items=items, history=history))
     assert more["item_id"].shape[1] == batch["item_id"].shape[1] + items
-    assert_same_outputs(real_of(model(more), more), real_of(model(batch), batch))
-
-
-def test_adding_padding_to_encoded_histories_changes_nothing(model, batch: Batch) -> None:
     longer = {
-        name: tf.pad(values, [[0, 0], [0, 3], *([[0, 0]] * (values.shape.rank - 2))])
+        name: tf.pad(values, [[0, 0], [0, encoded_history], *([[0, 0]] * (values.shape.rank - 2))])
         if name.startswith("history_")
         else values
-        for name, values in batch.items()
+        for name, values in more.items()
     }
-    assert_same_outputs(real_of(model(longer), longer), real_of(model(batch), batch))
+    assert_same_outputs(real_of(model(longer), longer), real_of(expected, batch))
 
 
 def test_what_stands_at_padding_changes_nothing(model: Reranker, batch: Batch) -> None:
@@ -216,17 +235,17 @@ def test_padding_does_not_matter_however_unlikely_the_real_items(copy, batch, pa
 # --- batches ---
 
 
-def test_the_composition_of_the_batch_changes_nothing(model: Reranker, batch: Batch) -> None:
-    expected = model(batch)
-    for part in (slice(0, 1), slice(3, 4), slice(2, 7), slice(None, None, -1)):
-        some = {name: values[part] for name, values in batch.items()}
-        found = model(some)
-        mask = mask_of(some, Axis.ITEM).numpy()
-        for name, values in expected.items():
-            within, alone = values[part].numpy(), found[name].numpy()
-            if alone.ndim == 2:
-                within, alone = within[mask], alone[mask]
-            np.testing.assert_allclose(alone, within, err_msg=name, **CLOSE)
+@FEW
+@given(rows=st.lists(st.integers(0, LISTS - 1), min_size=1, max_size=LISTS))
+@example(rows=[3])
+@example(rows=[*range(LISTS)][::-1])
+def test_the_composition_of_the_batch_changes_nothing(model, batch, expected, rows) -> None:
+    """Whichever lists are in it, in whatever order, some of them more than once."""
+    some, wanted = (
+        {name: tf.gather(values, rows) for name, values in given.items()}
+        for given in (batch, expected)
+    )
+    assert_same_outputs(real_of(model(some), some), real_of(wanted, some))
 
 
 def test_other_lists_have_no_part_in_what_is_predicted_for_one(model, batch: Batch) -> None:
@@ -242,28 +261,42 @@ def test_other_lists_have_no_part_in_what_is_predicted_for_one(model, batch: Bat
 # --- permutations ---
 
 
-def test_permuting_candidates_permutes_the_scores(name, copy: Reranker, batch: Batch) -> None:
-    """The initial rank is the place in the list, so that positions are taken away first; what a
-    permutation does together with the ranks is a law of the list encoder.
-    """
+def places_of(order: list[int], mask: tf.Tensor) -> np.ndarray:
+    """[B, N] a permutation of the longest list in each list: padding stays at the end."""
+    found = [
+        [place for place in order if real[place]] + np.flatnonzero(~real).tolist()
+        for real in mask.numpy()
+    ]
+    return np.array(found)
+
+
+@FEW
+@given(order=st.permutations(range(LONGEST)))
+@example(order=[4, 2, 0, 5, 1, 3])
+def test_permuting_candidates_with_their_ranks_permutes_the_scores(
+    name, model, batch, expected, order
+) -> None:
+    """The initial rank is the place in the list: where candidates move, the inputs' ranks do."""
     skip_where(name, READS_IN_ORDER)
-    positions = [weight for weight in copy.trainable_weights if "position" in weight.name]
-    assert bool(positions) == (name not in NO_POSITIONS)
-    for weight in positions:
-        weight.assign(tf.zeros_like(weight))
-    whole = {name: values[5:6] for name, values in batch.items()}  # six candidates
-    assert mask_of(whole, Axis.ITEM).numpy().all()
-    order = np.array([4, 2, 0, 5, 1, 3])
-    candidates = ("initial_score", "item_")
+    places = places_of(order, mask_of(batch, Axis.ITEM))
     moved = {
-        name: tf.gather(values, order, axis=1) if name.startswith(candidates) else values
-        for name, values in whole.items()
+        name: tf.gather(values, places, axis=1, batch_dims=1)
+        if name.startswith(("initial_score", "item_"))
+        else values
+        for name, values in batch.items()
     }
-    expected, found = copy(whole), copy(moved)
-    for label in LABELS:
-        wanted = expected[label].numpy()[:, order]
-        np.testing.assert_allclose(found[label], wanted, err_msg=label, **CLOSE)
-        np.testing.assert_allclose(found[f"list_{label}"], expected[f"list_{label}"], **CLOSE)
+    original = layers.ListInputEncoder.call
+
+    def with_ranks(self, batch) -> layers.ListInputs:
+        return original(self, batch)._replace(rank=tf.constant(places, tf.int32))
+
+    with mock.patch.object(layers.ListInputEncoder, "call", with_ranks):
+        found = model(moved)
+    wanted = {
+        name: tf.gather(values, places, axis=1, batch_dims=1) if values.shape.rank == 2 else values
+        for name, values in expected.items()
+    }
+    assert_same_outputs(real_of(found, moved), real_of(wanted, moved))
 
 
 def test_the_initial_rank_matters(name: str, model: Reranker, batch: Batch) -> None:
@@ -320,7 +353,7 @@ def test_more_candidates_than_positions(model, encoder, tiny, tiny_model: ModelC
 @pytest.fixture
 def with_empty(batch: Batch, tiny) -> tuple[Batch, Batch]:
     """Two lists and one of padding only, with their labels."""
-    labels = labels_of(tiny.raw(tiny.rows(12)))
+    labels = labels_of(tiny.raw(tiny.rows(LISTS)))
     blank = {name: tf.zeros_like(values[:1]) for name, values in batch.items()}
     for name in ("user_id", "query"):
         blank[name] = batch[name][:1]
@@ -397,7 +430,7 @@ def test_saved_weights_give_the_same_outputs(model, copy, batch, tmp_path: Path,
 
 def test_a_seed_settles_everything(name, encoder, batch, tiny, tiny_model) -> None:
     config = tiny_model.model_copy(update={"name": name, "dropout": 0.5})
-    labels = labels_of(tiny.raw(tiny.rows(12)))
+    labels = labels_of(tiny.raw(tiny.rows(LISTS)))
 
     def trained(seed: int) -> list[np.ndarray]:
         tf.keras.utils.set_random_seed(seed)
@@ -424,7 +457,7 @@ def test_dropout_is_for_training_only(name, encoder, batch: Batch, tiny_model) -
 
 
 def test_every_weight_learns(copy: Reranker, batch: Batch, tiny) -> None:
-    labels = labels_of(tiny.raw(tiny.rows(12)))
+    labels = labels_of(tiny.raw(tiny.rows(LISTS)))
     _, gradients = gradients_of(copy, batch, labels)
     idle = {
         weight.name
