@@ -6,7 +6,7 @@ N candidates, padded at the end, masks True = real. Every metric takes the two a
 Conventions, here once for all modules:
 
 - Splits are cut in time; what is chosen is chosen on validation; the test split is read once.
-- Calibrating sigmoids are fitted on validation, whose own calibration figures are in-sample.
+- Calibrating curves are fitted on validation, whose own calibration figures are in-sample.
 - Pre-trained vectors are learnt from train without the listeners of the fold they are used for.
 - A rank counts from 0. Equal scores stand in first-stage order.
 - NDCG has gain 2^y - 1 and discount 1 / log2(2 + rank). MAP@k is divided by min(k, positives).

@@ -17,7 +17,7 @@ def conventions(comparison: Comparison) -> list[str]:
         "Splits are cut in time, never inside a session; a log without time is cut by "
         "conversations. A model learns from train. When to stop, and the weights of its score, are "
         f"chosen on validation. What is reported is {comparison.split}.",
-        "The sigmoids that calibrate a model's outputs are fitted on validation, so that "
+        "The curves that calibrate a model's outputs are fitted on validation, so that "
         "calibration on validation itself is in-sample. Pre-trained vectors are learnt from train, "
         "for each listener without the listeners of the same fold.",
         "A click is what the log calls one. A conversion is a stronger act on a shown item (a full "
@@ -48,7 +48,7 @@ def conventions(comparison: Comparison) -> list[str]:
     if comparison.searches:
         found.append(
             "Settings were searched for on validation, with the same space and the same budget for "
-            "every model."
+            "every model; an ablation has what was found for the reference."
         )
     if comparison.off_policy:
         found.append(f"There is no off-policy estimate: {comparison.off_policy}")
