@@ -190,7 +190,7 @@ def test_without_an_off_policy_estimate_the_report_says_why(
 def test_conventions_are_those_of_the_comparison(comparison: Comparison) -> None:
     text = " ".join(conventions(comparison))
     for sentence in (
-        "The sigmoids that calibrate a model's outputs are fitted on validation",
+        "The curves that calibrate a model's outputs are fitted on validation",
         "calibration on validation itself is in-sample",
         "Pre-trained vectors are learnt from train",
         "bootstraps over lists",
