@@ -116,6 +116,10 @@ class PIANOConfig(Frozen):
       second_pass: Whether each candidate attends to past queries and items too; not without keys.
       exact_match: Whether equal queries and equal items count for themselves, beyond being alike.
       token: Whether IAN's token reads the list; without it items count as independent.
+      personal_token: Whether the token starts from the refined interest. The paper's does; on
+        Last.fm it then predicts a list's clicks worse, and it reads the interest in every item.
+      list_residual: Whether the token says how the list differs from independent items, and not
+        all that is to be said of it.
       conditioning: How IAN's token conditions the items: `film`, `concat` or `none`.
     """
 
@@ -127,6 +131,8 @@ class PIANOConfig(Frozen):
     second_pass: bool = True
     exact_match: bool = True
     token: bool = True
+    personal_token: bool = False
+    list_residual: bool = True
     conditioning: Literal["film", "concat", "none"] = "film"
 
 

@@ -11,7 +11,8 @@ from piano_tf.layers.entire_space import EntireSpaceHead
 class InformationAggregationNode(tf.keras.layers.Layer):
     """The list token's start, its predictions, and its influence on the items.
 
-    IAN_0 = w_IAN + W_p p enters the list encoder as the first entry; z_0 leaves it. From z_0:
+    IAN_0 = w_IAN + W_p p, or w_IAN alone, enters the list encoder as the first entry; z_0 leaves
+    it. From z_0:
     list click and, by the entire-space chain, list conversion; and the items are conditioned by
     `film`, z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0, by `concat`, z'_i = [z_i; z_0], or not at
     all (`none`).
@@ -23,14 +24,19 @@ class InformationAggregationNode(tf.keras.layers.Layer):
     Args:
       units: D, width of the vectors.
       conditioning: `film`, `concat` or `none`.
+      personal: Whether the token starts from the refined interest.
     """
 
-    def __init__(self, units: int, conditioning: str = "film", **kwargs) -> None:
+    def __init__(
+        self, units: int, conditioning: str = "film", personal: bool = True, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.units = units
         self.conditioning = conditioning
+        self.personal = personal
         self.token = self.add_weight("token", [units], initializer="glorot_uniform")
-        self.from_interest = tf.keras.layers.Dense(units, use_bias=False, name="from_interest")
+        if personal:
+            self.from_interest = tf.keras.layers.Dense(units, use_bias=False, name="from_interest")
         if conditioning == "film":
             self.scale = tf.keras.layers.Dense(units, "tanh", use_bias=False, name="scale")
             self.shift = tf.keras.layers.Dense(units, use_bias=False, name="shift")
@@ -38,7 +44,10 @@ class InformationAggregationNode(tf.keras.layers.Layer):
 
     def start(self, interest: tf.Tensor) -> tf.Tensor:
         """IAN_0 [B, D] from the refined interest p [B, D]."""
-        return tf.cast(self.token, self.compute_dtype) + self.from_interest(interest)
+        token = tf.cast(self.token, self.compute_dtype)
+        if self.personal:
+            return token + self.from_interest(interest)
+        return tf.broadcast_to(token, tf.shape(interest))
 
     def call(
         self, node: tf.Tensor, items: tf.Tensor
@@ -67,4 +76,5 @@ class InformationAggregationNode(tf.keras.layers.Layer):
             **super().get_config(),
             "units": self.units,
             "conditioning": self.conditioning,
+            "personal": self.personal,
         }

@@ -10,7 +10,7 @@ from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
 from piano_tf.layers.match_features import same_item, same_query
-from piano_tf.models.base import Logits, Reranker
+from piano_tf.models.base import Logits, Reranker, independent_list_logit
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -20,9 +20,10 @@ class PIANO(Reranker):
     QDIR attends from the present query to past ones and refines the profile. It does so among
     pre-trained vectors too, where each candidate is compared with what is found (`InterestMatch`),
     and each candidate, as x_i + e(q), attends to the same past, with keys e(q_t) + e(i_t) +
-    E[a_t, age] [both ours]. The list encoder reads [IAN; candidates] in view of all that; IAN
-    predicts the list's click and conversion and conditions each item's. What the paper states and
-    what is ours stands in each layer; `PIANOConfig` switches the parts off one by one.
+    E[a_t, age] [both ours]. The list encoder reads [IAN; candidates] in view of all that. IAN
+    conditions each item's click and conversion, and predicts the list's: what it says is added to
+    the logits of independent items [ours]. What the paper states and what is ours stands in each
+    layer; `PIANOConfig` switches the parts off one by one.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:
@@ -40,7 +41,9 @@ class PIANO(Reranker):
             if parts.second_pass:
                 self.second_pass = layers.HistoryAttention(c.width, c.heads, parts.null_slot)
         if parts.token:
-            self.ian = layers.InformationAggregationNode(c.width, parts.conditioning)
+            self.ian = layers.InformationAggregationNode(
+                c.width, parts.conditioning, parts.personal_token
+            )
         self.list_encoder = layers.ListEncoder(c.width, c.heads, c.blocks, c.dropout, c.max_rank)
         self.head = layers.EntireSpaceHead(c.width)
 
@@ -61,10 +64,17 @@ class PIANO(Reranker):
             mask=lists.mask,
             training=training,
         )
-        if parts.token:
-            items, of_list = self.ian(node, items)
-            return self.head(items), of_list
-        return self.head(items), None
+        if not parts.token:
+            return self.head(items), None
+        items, of_list = self.ian(node, items)
+        of_items = self.head(items)
+        if parts.list_residual:
+            click, conversion = (
+                independent_list_logit(logits, lists.mask) + difference
+                for logits, difference in zip(of_items, of_list, strict=True)
+            )
+            of_list = click, conversion
+        return of_items, of_list
 
     def refine(
         self, batch: Mapping[str, tf.Tensor], lists: layers.ListInputs

@@ -32,6 +32,8 @@ OFF = [
     {"second_pass": False},
     {"exact_match": False},
     {"token": False},
+    {"personal_token": True},
+    {"list_residual": False},
     {"conditioning": "concat"},
     {"conditioning": "none"},
 ]
@@ -121,7 +123,7 @@ def gap(model: PIANO, one: Batch, other: Batch) -> float:
         ({"interest_match": False}, {"interest_match"}),
         ({"second_pass": False}, {"piano/history_attention"}),
         ({"exact_match": False}, {"/match/"}),
-        ({"token": False}, {"information_aggregation_node", "from_interest", "token:"}),
+        ({"token": False}, {"information_aggregation_node", "token:"}),
         ({"conditioning": "none"}, {"/scale/", "/shift/"}),
     ],
     ids=str,
@@ -152,12 +154,17 @@ def test_inputs_that_are_off_have_no_weights(make: Make) -> None:
 @pytest.mark.parametrize("off", [{}, *OFF], ids=str)
 def test_every_weight_learns_whatever_is_off(make: Make, batch: Batch, off: dict) -> None:
     model = make(off)
+    for weight in model.weights:
+        if "hidden/bias" in weight.name:  # or all of a small layer's units may be dead
+            weight.assign(tf.abs(weight) + 1)
+    # What is the same for all entries softmax does not see; a null slot's is another.
+    unseen = ["key/bias"] if model.config.piano.null_slot else ["key/bias", "logits/bias"]
     with tf.GradientTape() as tape:
         total = tf.add_n([tf.reduce_sum(tf.sigmoid(x)) for x in model(batch).values()])
     gradients = tape.gradient(total, model.trainable_weights)
     for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
         assert gradient is not None, weight.name
-        if "key/bias" not in weight.name:  # the same for all keys, which softmax does not see
+        if not any(part in weight.name for part in unseen):
             assert np.abs(tf.convert_to_tensor(gradient)).max() > 1e-9, weight.name
 
 
@@ -305,10 +312,34 @@ def test_without_a_token_candidates_of_a_list_are_independent(make: Make, batch:
         assert np.abs(with_token[f"list_{label}"] - alone).max() > 0.01
 
 
+def test_the_token_says_how_a_list_differs_from_independent_items(make: Make, batch: Batch) -> None:
+    """What is added is the token's, whatever the items' own heads say."""
+    model, mask = make({"conditioning": "none"}), mask_of(batch, Axis.ITEM)
+
+    def differences() -> list[np.ndarray]:
+        found = model(batch)
+        alone = (independent_list_logit(found[label], mask) for label in LABELS)
+        return [(found[f"list_{n}"] - x).numpy() for n, x in zip(LABELS, alone, strict=True)]
+
+    before = differences()
+    for weight in model.head.trainable_weights:
+        weight.assign(0.5 * weight)
+    for one, other in zip(differences(), before, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert (before[1] <= before[0]).all() and np.ptp(before[0]) > 0.01
+
+
+def test_a_personal_token_starts_from_the_interest(make: Make) -> None:
+    plain, personal = (names_of(make({"personal_token": on})) for on in (False, True))
+    assert [name for name in personal if "from_interest" not in name] == plain
+    assert len(personal) == len(plain) + 1
+
+
 @pytest.mark.parametrize("conditioning", ["film", "concat"])
 def test_conditioning_that_says_nothing_is_none(make: Make, batch: Batch, conditioning) -> None:
     """With W_s = W_b = 0, or where the head does not read z_0, items are as without."""
-    model, plain = make({"conditioning": conditioning}), make({"conditioning": "none"})
+    parts = {"list_residual": False}
+    model, plain = (make({**parts, "conditioning": one}) for one in (conditioning, "none"))
     before, width = model(batch), model.config.width
     head = (model.head.click_hidden, model.head.conversion_hidden)
     if conditioning == "film":
