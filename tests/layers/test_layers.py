@@ -213,3 +213,17 @@ def test_the_mask_is_where_ids_are() -> None:
     for one in (raw, encoded):
         assert mask_of(one, Axis.ITEM).numpy().tolist() == [[True, False]]
         assert mask_of(one, Axis.HISTORY).numpy().tolist() == [[False]]
+
+
+def test_calibration() -> None:
+    def call(layer, click, conversion):
+        return layer({"click": click, "conversion": conversion})
+
+    check_layer(
+        layers.Calibration,
+        {},
+        {"click": normal(B, N), "conversion": normal(B, N) - 1},
+        call=call,
+        weights=3,
+        frozen=3,
+    )
