@@ -10,12 +10,12 @@ import scipy.optimize
 import scipy.special
 import tensorflow as tf
 
-from piano_tf.features import LABELS, Axis
+from piano_tf.features import CLICK, CONVERSION, LABELS, Axis
 from piano_tf.layers import Calibration
 from piano_tf.losses import list_targets
 from piano_tf.masks import mask_of
 from piano_tf.models import LambdaMART, Reranker, inference
-from piano_tf.models.base import Logits, independent_list_logit
+from piano_tf.models.base import Logits, independent_lists
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -76,8 +76,7 @@ class _Said(NamedTuple):
         if self.lists is not None:
             return self.lists
         items = calibration(dict(zip(LABELS, self.items, strict=True)))
-        click, conversion = (independent_list_logit(items[label], self.mask) for label in LABELS)
-        return click, conversion
+        return independent_lists((items[CLICK], items[CONVERSION]), self.mask)
 
 
 def _fit(calibration: Calibration, output: str, cases: Iterable[_Cases]) -> None:

@@ -28,3 +28,19 @@ def mask_of(batch: Mapping[str, tf.Tensor], axis: Axis) -> tf.Tensor:
     """
     ids = batch["item_id" if axis is Axis.ITEM else "history_item_id"]
     return ids != tf.zeros([], ids.dtype)  # tf.zeros of strings is ""
+
+
+def masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Softmax over the real entries; 0 at padding, and everywhere if there is nothing else.
+
+    Args:
+      logits: [...].
+      mask: Boolean, True = real; broadcasts to `logits`.
+      axis: What sums to 1.
+
+    >>> logits, mask = tf.constant([[2.0, 2.0, 9.0]] * 2), tf.constant([[True, True, False]])
+    >>> masked_softmax(logits, tf.concat([mask, mask & False], axis=0)).numpy().tolist()
+    [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    logits = tf.where(mask, logits, logits.dtype.min)
+    return tf.where(mask, tf.nn.softmax(logits, axis=axis), 0.0)

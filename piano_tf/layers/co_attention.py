@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.masks import masked_softmax
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class CoAttention(tf.keras.layers.Layer):
@@ -70,8 +72,8 @@ class CoAttention(tf.keras.layers.Layer):
         since = tf.math.log1p(tf.maximum(tf.cast(age, affinity.dtype), 0.0))
         # exp(A - theta log(1 + age)), normalised: the decay of the weight, in log space.
         decayed = affinity - (self.decay(user) * since)[:, tf.newaxis]
-        alpha = _masked_softmax(decayed, past_mask[:, tf.newaxis], axis=2)
-        beta = _masked_softmax(affinity, mask[:, :, tf.newaxis], axis=1)
+        alpha = masked_softmax(decayed, past_mask[:, tf.newaxis], axis=2)
+        beta = masked_softmax(affinity, mask[:, :, tf.newaxis], axis=1)
         seen = tf.einsum("bnh,bnd->bhd", beta, candidates)
         return tf.matmul(alpha, past), tf.matmul(alpha, seen), alpha
 
@@ -90,9 +92,3 @@ class CoAttention(tf.keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "units": self.units, "parts": self.parts}
-
-
-def _masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
-    """Over the real entries; 0 at padding, and everywhere if there is nothing else."""
-    logits = tf.where(mask, logits, logits.dtype.min)
-    return tf.where(mask, tf.nn.softmax(logits, axis=axis), 0.0)

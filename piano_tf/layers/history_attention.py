@@ -6,6 +6,8 @@ import math
 
 import tensorflow as tf
 
+from piano_tf.masks import masked_softmax
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class HistoryAttention(tf.keras.layers.Layer):
@@ -82,10 +84,7 @@ class HistoryAttention(tf.keras.layers.Layer):
                 same = tf.pad(same, [[0, 0], [0, 0], [1, 0]])
             match = self.match(tf.cast(same, logits.dtype)[..., tf.newaxis])
             logits += tf.transpose(match, [0, 3, 1, 2])
-        seen = mask[:, tf.newaxis, tf.newaxis]
-        logits = tf.where(seen, logits, logits.dtype.min)
-        # Without any real entry the softmax is over padding alone, which counts for nothing.
-        attention = tf.where(seen, tf.nn.softmax(logits, axis=-1), 0.0)
+        attention = masked_softmax(logits, mask[:, tf.newaxis, tf.newaxis])
         found = tf.einsum("bhst,bthd->bshd", attention, self._split(values))
         found = self.output_projection(tf.reshape(found, tf.shape(questions)))
         if not self.null_slot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from piano_tf.layers.pretrained_vectors import Pretrained
+from piano_tf.masks import masked_softmax
 
 _SHARPNESS = (2.0, 5.0, 10.0, 20.0)  # Of heads at the start, over and over.
 _SCALE = 5.0  # Cosines with a mixture of vectors are small.
@@ -104,14 +105,11 @@ class InterestMatch(tf.keras.layers.Layer):
         """alpha [B, H, heads], which sums to 1 less the null slot's share."""
         logits = self.logits(self.hidden(known)) + near * tf.cast(self.sharpness, near.dtype)
         mask = mask[..., tf.newaxis]
-        logits = tf.where(mask, logits, logits.dtype.min)
-        if self.null_slot:
-            null = tf.broadcast_to(tf.cast(self.null, near.dtype), tf.shape(logits[:, :1]))
-            attention = tf.nn.softmax(tf.concat([null, logits], axis=1), axis=1)[:, 1:]
-        else:
-            attention = tf.nn.softmax(logits, axis=1)
-        # Without any real entry the softmax may be over padding alone, which counts for nothing.
-        return tf.where(mask, attention, 0.0)
+        if not self.null_slot:
+            return masked_softmax(logits, mask, axis=1)
+        null = tf.broadcast_to(tf.cast(self.null, near.dtype), tf.shape(logits[:, :1]))
+        mask = tf.pad(mask, [[0, 0], [1, 0], [0, 0]], constant_values=True)
+        return masked_softmax(tf.concat([null, logits], axis=1), mask, axis=1)[:, 1:]
 
     def get_config(self) -> dict:
         return {

@@ -12,7 +12,15 @@ import tensorflow as tf
 
 from piano_tf import losses
 from piano_tf.config import ModelConfig
-from piano_tf.features import LABELS, LIST_CLICK, LIST_CONVERSION, Axis, InputSpec
+from piano_tf.features import (
+    CLICK,
+    CONVERSION,
+    LABELS,
+    LIST_CLICK,
+    LIST_CONVERSION,
+    Axis,
+    InputSpec,
+)
 from piano_tf.layers import Calibration, PretrainedVectors
 from piano_tf.masks import mask_of
 from piano_tf.metrics import ListMetric
@@ -152,7 +160,7 @@ def outputs_of(
     """
     of_items = calibration(dict(zip(LABELS, items, strict=True)))
     if lists is None:
-        lists = tuple(independent_list_logit(of_items[label], mask) for label in LABELS)
+        lists = independent_lists((of_items[CLICK], of_items[CONVERSION]), mask)
     of_lists = calibration(dict(zip((LIST_CLICK, LIST_CONVERSION), lists, strict=True)))
     return {**of_items, **of_lists}
 
@@ -177,3 +185,9 @@ def independent_list_logit(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     none = -tf.reduce_sum(tf.where(mask, tf.nn.softplus(logits), 0.0), axis=1)
     none = tf.clip_by_value(none, -30.0, -1e-7)
     return tf.math.log(-tf.math.expm1(none)) - none
+
+
+def independent_lists(items: Logits, mask: tf.Tensor) -> Logits:
+    """`independent_list_logit` of click and of conversion: [B] each of [B, N]."""
+    click, conversion = items
+    return independent_list_logit(click, mask), independent_list_logit(conversion, mask)

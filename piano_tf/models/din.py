@@ -38,5 +38,4 @@ class DIN(Reranker):
         lists = self.encoder(batch)
         found, _ = self.attention(lists.items, lists.past_items, lists.past_mask)
         joined = tf.concat([self.context(lists), found, lists.items * found], axis=-1)
-        items = self.head(self.network(joined, training=training))
-        return items, None
+        return self.head(self.network(joined, training=training)), None

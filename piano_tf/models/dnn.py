@@ -34,5 +34,4 @@ class DNN(Reranker):
     ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         vectors = self.network(self.context(lists), training=training)
-        items = self.head(vectors)
-        return items, None
+        return self.head(vectors), None

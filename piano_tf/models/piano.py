@@ -10,7 +10,7 @@ from piano_tf import layers
 from piano_tf.config import ModelConfig
 from piano_tf.features import InputSpec
 from piano_tf.layers.match_features import same_item, same_query
-from piano_tf.models.base import Logits, Reranker, independent_list_logit
+from piano_tf.models.base import Logits, Reranker, independent_lists
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -69,11 +69,8 @@ class PIANO(Reranker):
         items, of_list = self.ian(node, items)
         of_items = self.head(items)
         if parts.list_residual:
-            click, conversion = (
-                independent_list_logit(logits, lists.mask) + difference
-                for logits, difference in zip(of_items, of_list, strict=True)
-            )
-            of_list = click, conversion
+            alone = independent_lists(of_items, lists.mask)
+            of_list = alone[0] + of_list[0], alone[1] + of_list[1]
         return of_items, of_list
 
     def refine(
@@ -100,6 +97,7 @@ class PIANO(Reranker):
         found: list[tf.Tensor] = []
         if parts.keys == "none":
             return found
+        equal = same_item(batch) if parts.exact_match else None
         circumstances = None
         if parts.action_age:
             circumstances = self.qdir.circumstances(lists.past_action, lists.past_age)
@@ -108,7 +106,7 @@ class PIANO(Reranker):
                 self.interest_match(
                     lists.pretrained,
                     lists.past_mask,
-                    same_item(batch) if parts.exact_match else None,
+                    equal,
                     self._same_query(batch),
                     circumstances,
                 )
@@ -122,7 +120,7 @@ class PIANO(Reranker):
                 keys if circumstances is None else keys + circumstances,
                 tf.concat([lists.past_queries, lists.past_items], axis=-1),
                 lists.past_mask,
-                same_item(batch) if parts.exact_match else None,
+                equal,
             )
             found.append(of_candidates)
         return found

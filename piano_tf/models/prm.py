@@ -48,5 +48,4 @@ class PRM(Reranker):
         vectors += self.position(tf.minimum(lists.rank, self.config.max_rank - 1))
         for block in self.blocks:
             vectors = block(vectors, lists.mask, training=training)
-        items = self.head(vectors)
-        return items, None
+        return self.head(vectors), None

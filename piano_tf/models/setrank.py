@@ -44,5 +44,4 @@ class SetRank(Reranker):
         vectors = self.projection(self.context(lists))
         for block in self.blocks:
             vectors = block(vectors, lists.mask, training=training)
-        items = self.head(vectors)
-        return items, None
+        return self.head(vectors), None
