@@ -105,6 +105,9 @@ class PretrainingConfig(Frozen):
 class PIANOConfig(Frozen):
     """The parts of PIANO, each a switch and each an ablation.
 
+    What is off gave nothing beyond noise on any log that we have (docs/results.md). That does not
+    say it gives nothing on yours.
+
     Attributes:
       keys: What QDIR compares with the present query: past queries; past items instead, as models
         without queries would; or nothing, which leaves QDIR and its further passes out.
@@ -124,12 +127,12 @@ class PIANOConfig(Frozen):
     """
 
     keys: Literal["query", "item", "none"] = "query"
-    null_slot: bool = True
-    gate: bool = True
+    null_slot: bool = False
+    gate: bool = False
     action_age: bool = True
     interest_match: bool = True
-    second_pass: bool = True
-    exact_match: bool = True
+    second_pass: bool = False
+    exact_match: bool = False
     token: bool = True
     personal_token: bool = False
     list_residual: bool = True

@@ -18,7 +18,14 @@ import tensorflow as tf
 from hypothesis import settings
 
 from piano_tf import metrics
-from piano_tf.config import Config, EncodingConfig, ModelConfig, PretrainingConfig, TrainingConfig
+from piano_tf.config import (
+    Config,
+    EncodingConfig,
+    ModelConfig,
+    PIANOConfig,
+    PretrainingConfig,
+    TrainingConfig,
+)
 from piano_tf.data.batches import dataset, padded
 from piano_tf.data.encoding import Batch, Encoder
 from piano_tf.data.logs import write_log
@@ -53,6 +60,8 @@ MODEL = ModelConfig(
     max_rank=6,
     ids=True,
     pretraining=PretrainingConfig(width=4, folds=2),
+    # Every part of PIANO, those too that are off where nothing is said.
+    piano=PIANOConfig(null_slot=True, gate=True, second_pass=True, exact_match=True),
 )
 LISTS = 40
 

@@ -43,6 +43,8 @@ _SHAPES_A_RUN = (
     "pretraining",
     "evaluation/predictions.py",
 )
+# Whose own a part of `ModelConfig` is: no other model reads it.
+_PARTS = {"piano": "piano", "trees": "lambdamart"}
 _BLOCK = 1 << 20
 
 
@@ -66,8 +68,8 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Equal where configuration, log, code and packages are."""
-        return digest_of(self.config.model_dump_json(), self.log_digest)
+        """Equal where the model's configuration, log, code and packages are."""
+        return digest_of(settings_of(self.config), self.log_digest)
 
     @property
     def title(self) -> str:
@@ -96,6 +98,21 @@ class RunRecord(Frozen):
     epochs: int
     seconds: float
     versions: dict[str, str]
+
+
+def settings_of(config: Config) -> str:
+    """A configuration as JSON, without the parts of `ModelConfig` that are other models' own.
+
+    >>> from piano_tf import Config
+    >>> def settings(name, gate):
+    ...     return settings_of(Config(model={"name": name, "piano": {"gate": gate}}))
+    >>> settings("dnn", True) == settings("dnn", False)
+    True
+    >>> settings("piano", True) == settings("piano", False)
+    False
+    """
+    others = {part for part, name in _PARTS.items() if name != config.model.name}
+    return config.model_dump_json(exclude={"model": others})
 
 
 def digest_of(*parts: str) -> str:

@@ -19,7 +19,7 @@ from piano_tf.evaluation.config import ComparisonConfig, Range, SearchConfig
 from piano_tf.evaluation.lists import read_lists
 from piano_tf.evaluation.predictions import predict
 from piano_tf.evaluation.ranking import list_metrics
-from piano_tf.evaluation.runs import digest_of, encoded_log
+from piano_tf.evaluation.runs import digest_of, encoded_log, settings_of
 from piano_tf.features import LABELS
 from piano_tf.files import replacing
 from piano_tf.training import fit_log
@@ -63,7 +63,7 @@ class Search:
     @property
     def digest(self) -> str:
         """Equal where the label's settings, the search's, log, code and packages are."""
-        configs = self.config_of().model_dump_json(), self.settings.model_dump_json()
+        configs = settings_of(self.config_of()), self.settings.model_dump_json()
         return digest_of(*configs, self.log_digest)
 
 
