@@ -42,5 +42,6 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int = -1) -> tf.Ten
     >>> masked_softmax(logits, tf.concat([mask, mask & False], axis=0)).numpy().tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    logits = tf.where(mask, logits, logits.dtype.min)
-    return tf.where(mask, tf.nn.softmax(logits, axis=axis), 0.0)
+    # TensorFlow's optimiser does not see what shape `where` broadcasts to, and complains of it.
+    real = tf.ensure_shape(tf.where(mask, logits, logits.dtype.min), logits.shape)
+    return tf.where(mask, tf.nn.softmax(real, axis=axis), 0.0)
