@@ -105,8 +105,11 @@ class PretrainingConfig(Frozen):
 class PIANOConfig(Frozen):
     """The parts of PIANO, each a switch and each an ablation.
 
-    What is off gave nothing beyond noise on any log that we have (docs/results.md). That does not
-    say it gives nothing on yours.
+    Known of the paper are attention over past queries that refines the profile, and a list token
+    that predicts the list's rates and conditions the items; every other part is ours.
+
+    What is off gave nothing beyond noise on any log that we have, on validation or test
+    (docs/results.md). That does not say it gives nothing on yours.
 
     Attributes:
       keys: What QDIR compares with the present query: past queries; past items instead, as models
@@ -209,7 +212,8 @@ class LossConfig(Frozen):
       calibration: w_c, weight of the two per-item cross-entropies.
       list_level: w_l, weight of the two list-level cross-entropies.
       consistency: w_k, weight of the squared difference between P(list click) and 1 - prod(1 - p).
-      list_target: `any` (at least one in the list) or `rate` (share of the shown items).
+      list_target: `any` (at least one in the list) or `rate` (share of the shown items). Reports
+        hold the list's outputs against `any` alone.
     """
 
     listwise: str = "softmax_loss"
@@ -218,6 +222,14 @@ class LossConfig(Frozen):
     list_level: float = pydantic.Field(default=0.5, ge=0.0)
     consistency: float = pydantic.Field(default=0.0, ge=0.0)
     list_target: Literal["any", "rate"] = "any"
+
+    @pydantic.model_validator(mode="after")
+    def _consistency_is_of_any(self) -> LossConfig:
+        if self.consistency and self.list_target == "rate":
+            raise ValueError(
+                "consistency says what P(any) is, and list_target 'rate' is not that; expected 0"
+            )
+        return self
 
 
 class TrainingConfig(Frozen):

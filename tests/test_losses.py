@@ -114,6 +114,8 @@ def batches(draw: st.DrawFn) -> tuple[Arrays, Arrays, np.ndarray]:
 def test_any_batch_against_the_formula(batch, parts, target: str) -> None:
     names = ("conversion", "calibration", "list_level", "consistency")
     weights = {**dict(zip(names, parts, strict=True)), "list_target": target}
+    if target == "rate":
+        weights["consistency"] = 0.0
     expected = expected_loss(*batch, LossConfig(**weights))
     np.testing.assert_allclose(loss_of(*batch, **weights), expected, rtol=1e-4, atol=1e-5)
 
@@ -122,6 +124,11 @@ def test_default_weights_are_those_of_the_configuration() -> None:
     labels, outputs = {"click": CLICK, "conversion": CONVERSION}, outputs_like(MASK)
     found = RerankingLoss()(tensors(labels), tensors(outputs), tf.constant(MASK))
     np.testing.assert_allclose(found, expected_loss(labels, outputs, MASK, LossConfig()), rtol=1e-5)
+
+
+def test_a_rate_has_nothing_to_be_consistent_with() -> None:
+    with pytest.raises(ConfigError, match="list_target 'rate' is not that"):
+        LossConfig.from_json('{"consistency": 0.5, "list_target": "rate"}')
 
 
 # --- list targets ---

@@ -14,12 +14,14 @@ def conventions(comparison: Comparison) -> list[str]:
     resampling, seeds = comparison.resampling, comparison.seeds
     models = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else "One seed"
     found = [
-        "Splits are cut in time, never inside a session; a log without time is cut by "
-        "conversations. A model learns from train. When to stop, and the weights of its score, are "
-        f"chosen on validation. What is reported is {comparison.split}.",
+        "Splits are cut by the timestamps of the log, whatever they mean in it: where a source has "
+        "no time, its adapter says what stands for it. A model learns from train. When to stop, "
+        "and the weights of its score, are chosen on validation. What is reported is "
+        f"{comparison.split}.",
         "The curves that calibrate a model's outputs are fitted on validation, so that "
         "calibration on validation itself is in-sample. Pre-trained vectors are learnt from train, "
-        "for each listener without the listeners of the same fold.",
+        "for each listener without the listeners of the same fold; for a list of train from "
+        "others' later days too, for validation and test from earlier days alone.",
         "A click is what the log calls one. A conversion is a stronger act on a shown item (a full "
         "play, a favourite, a download, a purchase) and implies a click. P(conversion) is over "
         "everything shown, clicked or not.",
@@ -37,7 +39,9 @@ def conventions(comparison: Comparison) -> list[str]:
         "The initial order is the one logged. The random order is drawn anew for each seed. The "
         "ideal order has what was clicked, or converted, first.",
         f"{models} a model. The value of a list is its mean over seeds: lists are the sample, and "
-        "seeds are not further lists. What follows ± is the standard deviation over seeds.",
+        "seeds are not further lists. Intervals and p hold the trained models and the settings "
+        "found for fixed; what follows ± is the standard deviation over seeds, that of another "
+        "training.",
         f"Intervals are 95 % percentile bootstraps over {_UNITS[resampling.unit]}, of "
         f"{resampling.resamples:,} resamples. p is two-sided, from a randomisation test of as many "
         f"random signs of the differences, {_SIGNS[resampling.unit]}, and corrected after Holm "

@@ -158,9 +158,9 @@ def _ablations(comparison: Comparison) -> Plot:
         axes.set_title(f"lead in {label} NDCG@10")
     panels[1].set_yticklabels([])
     return Plot(
-        f"What each part of {comparison.reference} is worth",
-        f"By how much {comparison.reference} is better than itself with one thing changed, with "
-        "the 95 % interval of the difference: to the right of 0 the part helps.",
+        f"{comparison.reference} with one thing changed",
+        f"By how much {comparison.reference} is better as it is than with what the row says, with "
+        "the 95 % interval of the difference: to the right of 0 the change hurts.",
         figure,
     )
 

@@ -28,7 +28,15 @@ from piano_tf.training import EncodedLog, fit_log
 PREDICTED = ("validation", "test")
 RECORD_FILE = "run.json"
 
-_PACKAGES = ("piano_tf", "tensorflow", "tensorflow-recommenders", "lightgbm", "numpy", "scipy")
+_PACKAGES = (
+    "piano_tf",
+    "tensorflow",
+    "tensorflow-ranking",
+    "tensorflow-recommenders",
+    "lightgbm",
+    "numpy",
+    "scipy",
+)
 _SHAPES_A_RUN = (
     "features.py",
     "masks.py",
@@ -58,6 +66,8 @@ class Run:
       log_digest: Of its files (`log_digest`).
       config: What the model is trained with, its seed included.
       folder: Where it is kept, once finished.
+      digest: Equal where the model's configuration, log, code and packages are. Of the moment when
+        the run was made: code that is edited while it trains has no part in it.
     """
 
     label: str
@@ -65,11 +75,11 @@ class Run:
     log_digest: str
     config: Config
     folder: Path
+    digest: str = dataclasses.field(init=False)
 
-    @property
-    def digest(self) -> str:
-        """Equal where the model's configuration, log, code and packages are."""
-        return digest_of(settings_of(self.config), self.log_digest)
+    def __post_init__(self) -> None:
+        digest = digest_of(settings_of(self.config), self.log_digest)
+        object.__setattr__(self, "digest", digest)
 
     @property
     def title(self) -> str:

@@ -39,6 +39,7 @@ class Search:
       comparison: Where the label's settings and the search's stand.
       file: Where the result is kept; trials are kept in the folder of its name without suffix, so
         that an interrupted search goes on.
+      digest: Equal where the label's settings, the search's, log, code and packages are.
     """
 
     label: str
@@ -46,6 +47,12 @@ class Search:
     log_digest: str
     comparison: ComparisonConfig
     file: Path
+    digest: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        configs = settings_of(self.config_of()), self.settings.model_dump_json()
+        own = Path(__file__).read_text(encoding="utf-8"), keras_tuner.__version__
+        object.__setattr__(self, "digest", digest_of(*configs, self.log_digest, *own))
 
     @property
     def title(self) -> str:
@@ -59,12 +66,6 @@ class Search:
     def config_of(self, found: Mapping[str, Any] | None = None) -> Config:
         """What a trial with these values is trained with."""
         return self.comparison.config_of(self.label, seed=self.settings.seed, found=found)
-
-    @property
-    def digest(self) -> str:
-        """Equal where the label's settings, the search's, log, code and packages are."""
-        configs = settings_of(self.config_of()), self.settings.model_dump_json()
-        return digest_of(*configs, self.log_digest)
 
 
 class SearchResult(Frozen):
@@ -166,8 +167,6 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
         self, trial: keras_tuner.engine.trial.Trial, *args: Any, **options: Any
     ) -> dict[str, float]:
         search, asked = self._search, _values(trial, self._search.settings)
-        if _HYPERBAND_EPOCHS in trial.hyperparameters.values:
-            asked["training.epochs"] = trial.hyperparameters.values[_HYPERBAND_EPOCHS]
         try:
             config = search.config_of(asked)
             return {_OBJECTIVE: self._measure(search.log_dir, search.log_digest, config)}
@@ -178,11 +177,13 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
 
 
 def _values(trial: keras_tuner.engine.trial.Trial, settings: SearchConfig) -> dict[str, Any]:
-    """Key -> value of a trial; keras-tuner keeps true and false as 1 and 0."""
-    values = {}
+    """Key -> value of a trial, Hyperband's epochs too; keras-tuner keeps booleans as 1 and 0."""
+    values: dict[str, Any] = {}
     for key, allowed in settings.space.items():
         value = trial.hyperparameters.values[key]
         values[key] = value if isinstance(allowed, Range) else type(allowed[0])(value)
+    if _HYPERBAND_EPOCHS in trial.hyperparameters.values:
+        values["training.epochs"] = trial.hyperparameters.values[_HYPERBAND_EPOCHS]
     return values
 
 

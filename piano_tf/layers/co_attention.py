@@ -22,9 +22,12 @@ class CoAttention(tf.keras.layers.Layer):
       beta_ti  = softmax of A_it over the candidates,
       c_i = sum_t alpha_it h_t,   b_i = sum_t alpha_it sum_j beta_tj v_j.
 
-    How we differ: the decay multiplies the weight and not the affinity, so that of two equal
-    entries the older counts less whatever the sign of A (in the released code theta may be
-    negative, and what is long ago then counts more); padding of list and of history has no part.
+    How we differ: MIR has maps tanh(V W_v + (Q W_q)^T C) of both sides, with C the tanh of the
+    affinity, whose softmax pools them; here the affinities themselves are weights, b_i included,
+    which keeps each candidate's own view. The decay multiplies the weight and not the affinity, so
+    that of two equal entries the older counts less whatever the sign of A (in the released code
+    theta may be negative, and what is long ago then counts more); padding of list and of history
+    has no part.
 
     Args:
       units: D, width of the vectors.

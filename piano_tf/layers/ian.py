@@ -12,10 +12,10 @@ class InformationAggregationNode(tf.keras.layers.Layer):
     """The list token's start, its predictions, and its influence on the items.
 
     IAN_0 = w_IAN + W_p p, or w_IAN alone, enters the list encoder as the first entry; z_0 leaves
-    it. From z_0:
-    list click and, by the entire-space chain, list conversion; and the items are conditioned by
-    `film`, z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0, by `concat`, z'_i = [z_i; z_0], or not at
-    all (`none`).
+    it. From z_0: list click and, by the entire-space chain, list conversion (where PIANO takes both
+    as differences from independent items, the conversion's is never above the click's); and the
+    items are conditioned by `film`, z'_i = z_i * (1 + tanh(W_s z_0)) + W_b z_0, by `concat`, z'_i =
+    [z_i; z_0], or not at all (`none`).
 
     Known of PIANO (arXiv 2606.16641): a [CLS]-style token that predicts the list's click and
     conversion and conditions the items. RankFormer (arXiv 2306.05808) is the nearest published

@@ -17,8 +17,8 @@ class InterestMatch(tf.keras.layers.Layer):
 
     Attention over vectors that are trained with it learns listeners by heart where logs are small.
     Here only the attention is learned; what it compares, and what it finds, are pre-trained vectors
-    v of length 1 [ours]. Per head h, over the real entries of the history and a null slot of the
-    learned logit n_h:
+    v of length 1 [ours]. Per head h, over the real entries of the history, and a null slot of the
+    learned logit n_h where there is one:
 
       alpha_h = softmax_t(s_h cos(v(q), v(q_t)) + MLP_h([cos(v(q), v(q_t)); q = q_t; E[a_t, age]])),
       p_h = sum_t alpha_ht v(i_t),
@@ -26,7 +26,8 @@ class InterestMatch(tf.keras.layers.Layer):
       m_hi = v(i) . p_h - r_hi |v(i)|^2,
 
     once for taste and once for intent. p_h is the refined interest, m_hi how well candidate i
-    matches it but for i's own repeats, which r_hi says. The result is relu(W [m; r] + b). s_h
+    matches it but for i's own repeats, which r_hi says; where nobody asks for repeats (`same_item`
+    is None), r is left out and m_hi = v(i) . p_h. The result is relu(W [m; r] + b). s_h
     begins at 2, 5, 10, 20, so that heads look near and far from the start.
 
     Args:

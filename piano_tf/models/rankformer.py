@@ -19,8 +19,8 @@ class RankFormer(Reranker):
     [token; e_1 .. e_N] through pre-norm blocks; the list-level outputs come from the token z_0, the
     item-level ones from [z_i; z_0]. How we differ: positions of the first stage's order, for here
     the list has one; the list head predicts click and conversion at the list level by ESMM's chain
-    [ours] where the paper has one label. What PIANO adds to it: attention over past queries, a
-    token that starts from the listener, and FiLM.
+    [ours] where the paper has one label. What PIANO adds to it: attention over past queries,
+    list outputs as differences from independent items, and FiLM.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:
