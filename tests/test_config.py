@@ -68,14 +68,19 @@ configs = st.builds(
             **dict.fromkeys(SWITCHES, st.booleans()),
         ),
     ),
-    loss=st.builds(
-        LossConfig,
-        listwise=st.just("softmax_loss"),
-        conversion=weights,
-        calibration=weights,
-        list_level=weights,
-        consistency=weights,
-        list_target=st.sampled_from(get_args(LossConfig.model_fields["list_target"].annotation)),
+    loss=st.one_of(
+        [
+            st.builds(
+                LossConfig,
+                listwise=st.just("softmax_loss"),
+                conversion=weights,
+                calibration=weights,
+                list_level=weights,
+                consistency=weights if target == "any" else st.just(0.0),
+                list_target=st.just(target),
+            )
+            for target in get_args(LossConfig.model_fields["list_target"].annotation)
+        ]
     ),
     training=st.builds(
         TrainingConfig,
