@@ -125,20 +125,27 @@ def settings_of(config: Config) -> str:
     return config.model_dump_json(exclude={"model": others})
 
 
-def digest_of(*parts: str) -> str:
-    """SHA-256 of texts, of the code that trains and predicts, and of the packages it stands on."""
+def digest_of(*parts: str, code: Sequence[str] = (), packages: Sequence[str] = ()) -> str:
+    """SHA-256 of texts, of the code that trains and predicts, and of the packages it stands on.
+
+    Args:
+      parts: The texts.
+      code: Files or folders of piano_tf that count too.
+      packages: Further packages.
+    """
     known = hashlib.sha256()
-    for part in (_code_digest(), json.dumps(_versions(), sort_keys=True), *parts):
+    versions = json.dumps(_versions(*_PACKAGES, *packages), sort_keys=True)
+    for part in (_code_digest(*_SHAPES_A_RUN, *code), versions, *parts):
         known.update(part.encode())
         known.update(b"\0")
     return known.hexdigest()
 
 
 @functools.cache
-def _code_digest() -> str:
-    """SHA-256 of the sources that shape a run; comments and docstrings do not count."""
+def _code_digest(*sources: str) -> str:
+    """SHA-256 of files and folders of piano_tf; comments and docstrings do not count."""
     known = hashlib.sha256()
-    for part in _SHAPES_A_RUN:
+    for part in sources:
         path = Path(piano_tf.__file__).parent / part
         for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
             known.update(code_of(source.read_text(encoding="utf-8")).encode())
@@ -161,8 +168,8 @@ def code_of(source: str) -> str:
     return ast.dump(tree)
 
 
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+def _versions(*packages: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def log_digest(log_dir: Path, splits: Sequence[str]) -> str:
@@ -219,7 +226,7 @@ def train(run: Run) -> None:
         score=fitted.score,
         epochs=len(fitted.history.get("loss", ())),
         seconds=time.perf_counter() - started,
-        versions=_versions(),
+        versions=_versions(*_PACKAGES),
     )
     keep(run.folder, record, predictions)
     tf.keras.backend.clear_session()  # or every model's graph would stay in memory

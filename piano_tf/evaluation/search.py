@@ -51,8 +51,8 @@ class Search:
 
     def __post_init__(self) -> None:
         configs = settings_of(self.config_of()), self.settings.model_dump_json()
-        own = Path(__file__).read_text(encoding="utf-8"), keras_tuner.__version__
-        object.__setattr__(self, "digest", digest_of(*configs, self.log_digest, *own))
+        own = {"code": ("evaluation/search.py",), "packages": ("keras-tuner",)}
+        object.__setattr__(self, "digest", digest_of(*configs, self.log_digest, **own))
 
     @property
     def title(self) -> str:

@@ -18,10 +18,10 @@ class MIR(Reranker):
 
     Self-attention lets candidates see one another, a bidirectional LSTM past items; then
     `layers.CoAttention` of both, and logits = head(relu layers([context_i; v_i; c_i; b_i])).
-    Candidates have no positions: permuting them permutes the scores. How we differ: decay and masks
-    as the layer says, and its co-attention; one self-attention block, and features that are parts
-    of a vector; click and entire-space conversion for click alone. The list-level outputs take
-    items as independent.
+    Candidates have no positions: permuting them permutes the scores. How we differ: decay, masks
+    and maps as the layer says; one self-attention block, and features that are parts of a vector;
+    click and entire-space conversion for click alone. The list-level outputs take items as
+    independent.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:

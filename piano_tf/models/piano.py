@@ -19,11 +19,12 @@ class PIANO(Reranker):
 
     QDIR attends from the present query to past ones and refines the profile. It does so among
     pre-trained vectors too, where each candidate is compared with what is found (`InterestMatch`),
-    and in a second pass each candidate, as x_i + e(q), attends to the same past, with keys e(q_t) +
-    e(i_t) + E[a_t, age] [both ours]. The list encoder reads [IAN; candidates] in view of all that.
-    IAN conditions each item's click and conversion, and predicts the list's: what it says is added
-    to the logits of independent items [ours]. What the paper states and what is ours stands in each
-    layer; `PIANOConfig` switches the parts on and off one by one, and says which are off.
+    and in a second pass, if switched on, each candidate, as x_i + e(q), attends to the same past,
+    with keys e(q_t) + e(i_t) + E[a_t, age] [both ours]. The list encoder reads [IAN; candidates] in
+    view of all that. IAN conditions each item's click and conversion, and predicts the list's: what
+    it says is added to the logits of independent items [ours]. What the paper states and what is
+    ours stands in each layer; `PIANOConfig` switches the parts on and off one by one, and says
+    which are off.
     """
 
     def __init__(self, inputs: InputSpec | dict, config: ModelConfig | dict, **kwargs) -> None:

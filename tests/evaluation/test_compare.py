@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -311,6 +312,15 @@ def test_nothing_is_trained_for_a_model_or_log_that_is_not_there(
 
 
 # --- in processes, really trained ---
+
+
+def test_a_run_keeps_the_digest_of_the_code_it_was_made_with(tmp_path: Path, monkeypatch) -> None:
+    """What a worker gets is the digest of its parent, whatever was edited meanwhile."""
+    run = Run("DNN", tmp_path, "log", Config(), tmp_path / "run")
+    sent = pickle.dumps(run)
+    monkeypatch.setattr(runs, "_code_digest", lambda *sources: "edited")
+    assert pickle.loads(sent).digest == run.digest
+    assert Run("DNN", tmp_path, "log", Config(), tmp_path / "run").digest != run.digest
 
 
 def test_a_run_depends_on_nothing_that_its_process_did_before(

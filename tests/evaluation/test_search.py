@@ -99,13 +99,16 @@ def test_every_label_gets_the_same_trials(tmp_path: Path, method: str) -> None:
 
 def test_hyperband_runs_the_best_longer(tmp_path: Path) -> None:
     objective = Objective()
-    searched(search_of(tmp_path, method="hyperband"), objective)
+    result = searched(search_of(tmp_path, method="hyperband"), objective)
     by_epochs: dict[int, set[float]] = {}
     for config in objective.tried:
         by_epochs.setdefault(config.training.epochs, set()).add(config.training.learning_rate)
     assert set(by_epochs) == {1, 3, 9}
     best = min(by_epochs[1], key=lambda rate: abs(np.log10(rate) + 2))
     assert best in by_epochs[3] and best in by_epochs[9]
+    # What is found is the trial that was scored, epochs and all.
+    epochs, rate = result.values["training.epochs"], result.values["training.learning_rate"]
+    assert rate in by_epochs[epochs]
 
 
 @pytest.mark.parametrize("method", ["random", "hyperband"])
