@@ -12,6 +12,8 @@ from piano_tf import features
 from piano_tf.errors import LogError
 from piano_tf.features import Axis, Column, FeatureSpec
 
+_MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
+
 
 def checked(
     batches: Iterable[pa.RecordBatch], spec: FeatureSpec, *, source: str | None = None
@@ -163,6 +165,9 @@ def _value_fault(column: Column, values: pa.Array) -> tuple[int, str] | None:
         checks.append((~np.isfinite(numbers), "a finite number"))
         if column.name == "history_age":
             checks.append((numbers < 0, "days before the request, >= 0"))
+    if column.name == "timestamp":
+        late = pc.greater_equal(values, _MILLISECONDS)
+        checks.append((late, "Unix seconds; this looks like milliseconds"))
     if column.name in features.LABELS:
         checks.append((pc.invert(pc.is_in(values, pa.array([0, 1]))), "0 or 1"))
     if column.name == "history_action":

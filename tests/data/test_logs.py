@@ -46,6 +46,7 @@ FAULTY_VALUES = [
     ("item_popularity", [1.0, 2.0, 3.0, 4.0, 5.0], ["5 values", "expected 4", "'item_id'"]),
     ("item_popularity", [0.0, NAN, 0.0, 0.0], ["nan", "position 1", "finite"]),
     ("initial_score", [0.0, 0.0, 0.0, -INFINITY], ["-inf", "position 3", "finite"]),
+    ("timestamp", 1_700_000_000_000, ["1700000000000", "Unix seconds", "milliseconds"]),
     ("history_query", ["x"], ["1 values", "expected 2", "'history_item_id'"]),
     ("history_query", ["x", None], ["None", "position 1", "string"]),
     ("history_item_id", ["a", ""], ["''", "position 1", "identifier"]),
