@@ -21,7 +21,9 @@ class HistoryAttention(tf.keras.layers.Layer):
 
     m_t = w_h where a question and an entry are the same, and 0 elsewhere, w_h learned per head from
     0. W_Q = W_K = I at the start: attention begins as plain similarity, so that a past equal to the
-    present stands out before anything is learnt. Null slot, m and the start are ours.
+    present stands out before anything is learnt, if vectors are long: trained embeddings are, but
+    among pre-trained ones, of length 1, attention is close to even. Null slot, m and the start are
+    ours.
 
     Args:
       units: D, width of questions, keys and the result.
