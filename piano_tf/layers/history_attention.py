@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 from piano_tf.masks import masked_softmax
+
+_SHARPNESS = 10.0  # of attention at the start
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -16,14 +16,15 @@ class HistoryAttention(tf.keras.layers.Layer):
     Per head of width d_h, with Q = W_Q x, K_t = W_K k_t, V_t = W_V v_t and a learned null slot
     (k_0, v_0), so that who has no related past can attend to nothing:
 
-      alpha = softmax(Q K^T / sqrt(d_h) + m) over the real entries and the null slot,
+      alpha = softmax(s_h cos(Q, K) + m) over the real entries and the null slot,
       c = W_O sum_t alpha_t V_t.
 
-    m_t = w_h where a question and an entry are the same, and 0 elsewhere, w_h learned per head from
-    0. W_Q = W_K = I at the start: attention begins as plain similarity, so that a past equal to the
-    present stands out before anything is learnt, if vectors are long: trained embeddings are, but
-    among pre-trained ones, of length 1, attention is close to even. Null slot, m and the start are
-    ours.
+    Cosines and a learned s_h, from 10, stand in the place of products and 1 / sqrt(d_h), as A.
+    Henry et al. have it (Query-Key Normalization, arXiv 2010.04245), so that short vectors are told
+    apart as well as long ones. m_t = w_h where a question and an entry are the same, and 0
+    elsewhere, w_h learned per head from 0. W_Q = W_K = I at the start: attention begins as plain
+    similarity, so that a past equal to the present stands out before anything is learnt. Null slot,
+    m and the start are ours.
 
     Args:
       units: D, width of questions, keys and the result.
@@ -49,6 +50,9 @@ class HistoryAttention(tf.keras.layers.Layer):
         )
 
     def build(self, input_shape) -> None:
+        self.sharpness = self.add_weight(
+            "sharpness", [self.heads], initializer=tf.keras.initializers.Constant(_SHARPNESS)
+        )
         if self.null_slot:
             self.null_key = self.add_weight("null_key", [self.units], initializer="glorot_uniform")
             self.null_value = self.add_weight("null_value", [self.units], initializer="zeros")
@@ -78,9 +82,12 @@ class HistoryAttention(tf.keras.layers.Layer):
         if self.null_slot:
             keys, values = _after(self.null_key, keys), _after(self.null_value, values)
             mask = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
-        logits = tf.einsum(
-            "bshd,bthd->bhst", self._split(self.query_projection(questions)), self._split(keys)
-        ) / math.sqrt(self.units // self.heads)
+        asking, asked = (
+            tf.math.l2_normalize(self._split(vectors), axis=-1, epsilon=1e-6)
+            for vectors in (self.query_projection(questions), keys)
+        )
+        sharpness = tf.cast(self.sharpness, asking.dtype)[:, tf.newaxis, tf.newaxis]
+        logits = tf.einsum("bshd,bthd->bhst", asking, asked) * sharpness
         if same is not None:
             if self.null_slot:
                 same = tf.pad(same, [[0, 0], [0, 0], [1, 0]])

@@ -39,7 +39,8 @@ def attended(
     found, attention = np.zeros(layer.units), np.zeros((layer.heads, 1 + len(keys)))
     for head in range(layer.heads):
         part = slice(head * width, (head + 1) * width)
-        logits = np.array([asked[part] @ key[part] for key, _ in slots]) / np.sqrt(width)
+        near = np.array([_unit(asked[part]) @ _unit(key[part]) for key, _ in slots])
+        logits = layer.sharpness.numpy()[head] * near
         if same is not None:
             logits += layer.match.kernel.numpy()[0, head] * np.array(equal)
         if len(slots):
@@ -47,3 +48,7 @@ def attended(
             attention[head, 1 + len(keys) - len(slots) :] = alpha
             found[part] = sum(a * value[part] for a, (_, value) in zip(alpha, slots, strict=True))
     return found @ layer.output_projection.kernel.numpy(), attention
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.sqrt(np.maximum(vector @ vector, 1e-6))

@@ -94,8 +94,9 @@ def test_padding_is_not_seen_however_loud(layer) -> None:
 
 def test_padding_is_not_seen_however_unlikely_the_real_entries(layer) -> None:
     """Real logits far below 0: a mask that only lowers a logit, or a padded key, would show."""
+    layer.sharpness.assign([50.0] * HEADS)
     asked = layer.query_projection(ATTENTION_INPUTS["questions"][:, :1])
-    keys = -50 * asked @ np.linalg.pinv(layer.key_projection.kernel)  # W_K of it is -50 Q
+    keys = -asked @ np.linalg.pinv(layer.key_projection.kernel)  # W_K of it is -Q
     keys = tf.where(HISTORY[..., tf.newaxis], tf.repeat(keys, H, axis=1), 0.0)
     far = {
         **ATTENTION_INPUTS,
@@ -140,10 +141,19 @@ def test_it_starts_as_plain_similarity_without_a_say_of_what_is_same() -> None:
     by_head = tf.reshape(ATTENTION_INPUTS["keys"], [B, H, HEADS, D // HEADS])
     keys = tf.reshape(tf.math.l2_normalize(by_head, axis=-1), [B, H, D])
     same = ATTENTION_INPUTS["same"][:, :1]
-    given = {**ATTENTION_INPUTS, "keys": keys, "questions": 9 * keys[:, :1], "same": same}
+    given = {**ATTENTION_INPUTS, "keys": keys, "questions": keys[:, :1], "same": same}
     _, attention = layer(**given)
     assert (np.argmax(attention.numpy()[:2, :, 0], axis=-1) == 1).all()  # the first entry
     np.testing.assert_array_equal(attention, layer(**{**given, "same": None})[1])
+
+
+@pytest.mark.parametrize("length", [0.05, 20.0])
+def test_what_is_alike_stands_out_however_short_its_vector(length: float) -> None:
+    """Pre-trained vectors are of length 1, trained embeddings longer: both are to be told apart."""
+    layer = HistoryAttention(D, HEADS, null_slot=False)
+    keys = length * tf.tile(tf.eye(H), [1, HEADS])[tf.newaxis]  # at right angles in every head
+    _, attention = layer(keys[:, :1], keys, ATTENTION_INPUTS["values"][:1], tf.ones([1, H]) > 0)
+    assert (attention.numpy()[..., 1] > 0.99).all()
 
 
 def test_who_is_never_told_what_is_same_has_no_weights_for_it() -> None:

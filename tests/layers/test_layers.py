@@ -50,7 +50,7 @@ def test_history_attention(null_slot: bool, same: bool) -> None:
         layers.HistoryAttention,
         {"units": D, "heads": HEADS, "null_slot": null_slot},
         ATTENTION_INPUTS if same else {**ATTENTION_INPUTS, "same": None},
-        weights=4 + 2 * null_slot + same,  # projections, null slot, match
+        weights=4 + 1 + 2 * null_slot + same,  # projections, sharpness, null slot, match
     )
 
 
@@ -65,8 +65,8 @@ def test_qdir(config: dict) -> None:
         layers.QueryDrivenInterestRefiner,
         {"units": D, "heads": HEADS, **config},
         QDIR_INPUTS,
-        # Projections, match and norm, and what is switched on.
-        weights=4 + 1 + 2 + sum(count for part, count in parts.items() if part not in config),
+        # Projections, sharpness, match and norm, and what is switched on.
+        weights=4 + 1 + 1 + 2 + sum(count for part, count in parts.items() if part not in config),
     )
 
 
