@@ -169,6 +169,9 @@ class ModelConfig(Frozen):
       experts: Expert networks of a mixture, per task and shared.
       dropout: Share of units dropped in training.
       max_rank: Initial ranks from this one on share one position embedding.
+      rank: Whether the initial rank is known `always`, or in `training` only: when serving, every
+        candidate is then taken to be at the top, so that what the rank says of examination is
+        switched off. (H. Guo et al., PAL, RecSys 2019, has a network of its own for it.)
       ids: Whether users, items and words have trained vectors of their own, beside pre-trained
         ones. Where a log is small they learn it by heart.
       match: Whether inputs say how candidates match the history (`layers.MatchFeatures`).
@@ -184,6 +187,7 @@ class ModelConfig(Frozen):
     experts: int = pydantic.Field(default=3, ge=1)
     dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
     max_rank: int = pydantic.Field(default=200, ge=1)
+    rank: Literal["always", "training"] = "always"
     ids: bool = False
     match: bool = True
     pretraining: PretrainingConfig | None = PretrainingConfig()
@@ -232,6 +236,21 @@ class LossConfig(Frozen):
         return self
 
 
+class DebiasingConfig(Frozen):
+    """Clicks weighted by how unlikely their rank was to be examined (`piano_tf.propensity`).
+
+    Attributes:
+      randomised: A column and its value in lists that were shown in random order, from which
+        examination is estimated; null estimates it from pairs of query and item that moved.
+      depth: Ranks from this one on share one propensity.
+      clip: The least propensity to divide by.
+    """
+
+    randomised: tuple[str, str] | None = ("context_slice", "randomised")
+    depth: int = pydantic.Field(default=20, ge=1)
+    clip: float = pydantic.Field(default=0.1, gt=0.0, le=1.0)
+
+
 class TrainingConfig(Frozen):
     """How long and how fast to learn.
 
@@ -241,6 +260,8 @@ class TrainingConfig(Frozen):
       learning_rate: Adam's step size at the start; it falls to 0 along half a cosine, epoch by
         epoch, over `epochs`.
       patience: Epochs without a better validation NDCG@10 before training stops.
+      debiasing: Whether the listwise loss weights clicks by inverse propensity, and whence; null
+        takes them as they are. Only for logs of lists that were really shown in their order.
       seed: Of initialisation, shuffling and dropout.
     """
 
@@ -248,6 +269,7 @@ class TrainingConfig(Frozen):
     epochs: int = pydantic.Field(default=10, ge=1)
     learning_rate: float = pydantic.Field(default=3e-3, ge=0.0)
     patience: int = pydantic.Field(default=2, ge=1)
+    debiasing: DebiasingConfig | None = None
     seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_ranking as tfr
 
@@ -23,7 +24,18 @@ LISTWISE = (
 )
 
 
-def listwise_loss(name: str, labels: tf.Tensor, logits: tf.Tensor, *, mask: tf.Tensor) -> tf.Tensor:
+# Of those, the one whose items TF-Ranking weights one by one.
+WEIGHTED = "softmax_loss"
+
+
+def listwise_loss(
+    name: str,
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    mask: tf.Tensor,
+    weights: tf.Tensor | None = None,
+) -> tf.Tensor:
     """A TF-Ranking loss over lists, averaged over the batch's lists.
 
     Args:
@@ -31,6 +43,7 @@ def listwise_loss(name: str, labels: tf.Tensor, logits: tf.Tensor, *, mask: tf.T
       labels: [B, N] relevance, >= 0.
       logits: [B, N].
       mask: [B, N] boolean, True = real.
+      weights: [B, N] of the items' labels, for `softmax_loss` alone; 1 unless given.
 
     Returns:
       Scalar; 0 where no list has a positive.
@@ -53,7 +66,7 @@ def listwise_loss(name: str, labels: tf.Tensor, logits: tf.Tensor, *, mask: tf.T
     shifted = tf.where(mask, logits - tf.stop_gradient(top), 0.0)
     # The one place, beside the metrics, where a label of -1 stands for padding.
     loss = tfr.keras.losses.get(name, reduction=tf.keras.losses.Reduction.NONE)
-    each = loss(tf.where(mask, labels, -1.0), shifted)
+    each = loss(tf.where(mask, labels, -1.0), shifted, weights)
     # Summed within a list and averaged over lists: a mean over pairs would count padded ones too.
     return tf.reduce_mean(tf.reduce_sum(each, axis=list(range(1, each.shape.rank))))
 
@@ -95,13 +108,30 @@ class RerankingLoss:
     p_i)))^2. The mix is ours; a list-level loss beside the item loss is known of PIANO
     (arXiv 2606.16641) and RankFormer (arXiv 2306.05808).
 
+    With propensities, the listwise terms weight the label at initial rank r by 1 / theta_r, so that
+    their expectation is that of the same lists, had every rank been examined (T. Joachims, A.
+    Swaminathan, T. Schnabel, Unbiased Learning-to-Rank with Biased Feedback, WSDM 2017, arXiv
+    1608.04468). The other terms stay as they are: what they are to predict is what was logged.
+
     Args:
       config: The weights.
+      propensity: [K] theta of the first K ranks, the last for all deeper ones; all 1 unless given.
+
+    Raises:
+      ConfigError: The listwise loss is unknown, or has no weights for single items.
     """
 
-    def __init__(self, config: LossConfig | None = None) -> None:
+    def __init__(
+        self, config: LossConfig | None = None, propensity: np.ndarray | None = None
+    ) -> None:
         self.config = config or LossConfig()
+        self._weights = None if propensity is None else tf.constant(1 / propensity, tf.float32)
         _require_known(self.config.listwise)  # inside a graph the error would lose its sentence
+        if propensity is not None and self.config.listwise != WEIGHTED:
+            raise ConfigError(
+                f"loss.listwise: got {self.config.listwise!r}, expected {WEIGHTED!r}, the one that "
+                "training.debiasing can weight"
+            )
 
     def __call__(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> tf.Tensor:
         """The loss of a batch.
@@ -116,11 +146,13 @@ class RerankingLoss:
         """
         c = self.config
         nonempty = tf.reduce_any(mask, axis=1)
+        weights = self._weights_like(mask)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits
         terms = []
         for label, weight in (("click", 1.0), ("conversion", c.conversion)):
             y, logits = tf.cast(labels[label], tf.float32), tf.cast(outputs[label], tf.float32)
-            terms.append(weight * listwise_loss(c.listwise, y, logits, mask=mask))
+            ranking = listwise_loss(c.listwise, y, logits, mask=mask, weights=weights)
+            terms.append(weight * ranking)
             terms.append(c.calibration * _mean(entropy(y, logits), mask))
             target = list_targets(y, mask, c.list_target)
             list_logits = tf.cast(outputs[f"list_{label}"], tf.float32)
@@ -133,3 +165,10 @@ class RerankingLoss:
         # Not a + b + c: TensorFlow's graph optimiser makes of long sums an operation that at times
         # fails ("TemporaryVariable already exists").
         return tf.reduce_sum(tf.stack(terms))
+
+    def _weights_like(self, mask: tf.Tensor) -> tf.Tensor | None:
+        """[B, N] weights of labels by their initial rank."""
+        if self._weights is None:
+            return None
+        ranks = tf.minimum(tf.range(tf.shape(mask)[1]), len(self._weights) - 1)
+        return tf.broadcast_to(tf.gather(self._weights, ranks), tf.shape(mask))

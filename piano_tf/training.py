@@ -13,13 +13,22 @@ import tensorflow as tf
 
 from piano_tf import metrics, models
 from piano_tf.calibration import calibrate
-from piano_tf.config import Config, EncodingConfig, PretrainingConfig, ScoreConfig, TrainingConfig
+from piano_tf.config import (
+    Config,
+    DebiasingConfig,
+    EncodingConfig,
+    PretrainingConfig,
+    ScoreConfig,
+    TrainingConfig,
+)
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
+from piano_tf.errors import ConfigError
 from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
 from piano_tf.losses import RerankingLoss
 from piano_tf.masks import mask_of
 from piano_tf.pretraining import interactions_of, pretrain
+from piano_tf.propensity import read_examination
 from piano_tf.rerank import score
 
 # b for a = 1: from the order by click alone (0) to that by click and conversion (1). A larger b
@@ -49,6 +58,7 @@ def fit(
     config: Config,
     *,
     vectors: Mapping[str, np.ndarray] | None = None,
+    propensity: np.ndarray | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> FittedReranker:
@@ -61,9 +71,18 @@ def fit(
       config: Model, loss and training.
       vectors: Pre-trained vectors (`piano_tf.pretraining.pretrain`); learnt from `train` where the
         configuration wants them and none are given.
+      propensity: [K] by which clicks are weighted; needed where `config.training.debiasing` is.
       callbacks: Further Keras callbacks.
       verbose: As in `tf.keras.Model.fit`.
+
+    Raises:
+      ConfigError: Debiasing is configured, and there are no propensities or nothing to weight.
     """
+    if config.training.debiasing is not None and propensity is None:
+        raise ConfigError(
+            "training.debiasing: needs propensities, which only training on a log estimates "
+            "(`piano train`, `piano compare`); expected null"
+        )
     tf.keras.utils.set_random_seed(config.training.seed)
     model = models.build(inputs, config.model)
     if config.model.pretraining is not None:
@@ -77,7 +96,7 @@ def fit(
         return _finished(model, validation, config, {})
     model.compile(
         optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
-        loss=RerankingLoss(config.loss),
+        loss=RerankingLoss(config.loss, propensity),
         metrics=metrics.default_metrics(),
     )
     history = model.fit(
@@ -128,6 +147,7 @@ def fit_log(log: EncodedLog, config: Config, *, verbose: str | int = "auto") -> 
         log.encoder.inputs,
         config,
         vectors=log.vectors(config.model.pretraining, seed),
+        propensity=log.propensity(config.training.debiasing),
         verbose=verbose,
     )
 
@@ -181,6 +201,18 @@ class EncodedLog:
             interactions = interactions_of(self.batches("train", 1024))
             self._vectors[key] = pretrain(interactions, self.encoder.inputs, config, seed=seed)
         return self._vectors[key]
+
+    def propensity(self, config: DebiasingConfig | None) -> np.ndarray | None:
+        """[K] examination by rank, estimated on the train split and clipped; None for None.
+
+        Raises:
+          LogError: The log has no such column.
+          PianoError: The log cannot tell.
+        """
+        if config is None:
+            return None
+        found = read_examination(self.log_dir, depth=config.depth, randomised=config.randomised)
+        return np.maximum(found.propensity, config.clip)
 
 
 class _EarlyStopping(tf.keras.callbacks.EarlyStopping):

@@ -40,6 +40,37 @@ def loss_of(labels: Arrays, outputs: Arrays, mask: np.ndarray, **weights: Any) -
     return loss(tensors(labels), tensors(outputs), tf.constant(mask))
 
 
+# --- propensities ---
+
+
+def test_labels_are_weighted_by_inverse_propensity() -> None:
+    outputs, theta = outputs_like(MASK), np.array([1.0, 0.5, 0.25])
+    config = LossConfig(calibration=0.0, list_level=0.0)
+    loss = RerankingLoss(config, theta)
+    labels = {"click": CLICK, "conversion": CONVERSION}
+    found = loss(tensors(labels), tensors(outputs), tf.constant(MASK))
+    weights = np.array([1.0, 2.0, 4.0, 4.0])
+    expected = sum(softmax_loss(weights * labels[n], outputs[n], MASK) for n in LABELS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_propensities_leave_calibration_and_lists_alone() -> None:
+    outputs, labels = tensors(outputs_like(MASK)), tensors({"click": CLICK, "conversion": CLICK})
+    theta = np.array([1.0, 0.5])
+    mask = tf.constant(MASK)
+    gaps = []
+    for config in (LossConfig(calibration=0.0, list_level=0.0), LossConfig(consistency=0.5)):
+        plain, weighted = RerankingLoss(config), RerankingLoss(config, theta)
+        gaps.append(weighted(labels, outputs, mask) - plain(labels, outputs, mask))
+    np.testing.assert_allclose(gaps[0], gaps[1], rtol=1e-4)
+    assert gaps[0] > 0.1
+
+
+def test_a_loss_without_weights_takes_no_propensities() -> None:
+    with pytest.raises(ConfigError, match="got 'approx_ndcg_loss', expected 'softmax_loss'"):
+        RerankingLoss(LossConfig(listwise="approx_ndcg_loss"), np.ones(3))
+
+
 # --- closed forms ---
 
 

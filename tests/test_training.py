@@ -16,6 +16,7 @@ from piano_tf import metrics, models
 from piano_tf import training as training_module
 from piano_tf.config import (
     Config,
+    DebiasingConfig,
     EncodingConfig,
     LossConfig,
     ModelConfig,
@@ -25,11 +26,15 @@ from piano_tf.config import (
 from piano_tf.data import batches
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
+from piano_tf.data.logs import write_log
+from piano_tf.data.splits import ByShare
 from piano_tf.errors import ConfigError
 from piano_tf.features import LABELS
 from piano_tf.losses import RerankingLoss
 from piano_tf.pretraining import interactions_of, pretrain
+from piano_tf.propensity import read_examination
 from piano_tf.rerank import score
+from piano_tf.simulation import SimulationConfig, simulate
 from piano_tf.training import EncodedLog, FittedReranker, choose_score, fit, fit_log
 
 SMALL = EncodingConfig(query_length=3, history_length=4, oov_buckets=2)
@@ -272,6 +277,35 @@ def test_a_model_that_wants_no_vectors_gets_none(train, encoder, prm: ModelConfi
     with mock.patch.object(training_module, "pretrain") as learn:
         fit(train, train, encoder.inputs, config, verbose=0)
     learn.assert_not_called()
+
+
+def test_clicks_are_weighted_by_what_the_log_says_of_examination(tmp_path: Path) -> None:
+    world = SimulationConfig.model_validate(
+        {"lists": 2_000, "days": 20, "first_stage": {"randomised": 0.3}}
+    )
+    write_log(simulate(world), tmp_path / "log", ByShare())
+    debiasing = DebiasingConfig(depth=5, clip=0.55)
+    config = Config(
+        model=ModelConfig(name="first_stage"),
+        training=TrainingConfig(epochs=1, debiasing=debiasing),
+    )
+    with (
+        EncodedLog(tmp_path / "log", SMALL) as log,
+        mock.patch.object(training_module, "RerankingLoss", wraps=RerankingLoss) as loss,
+    ):
+        assert log.propensity(None) is None
+        fit_log(log, config, verbose=0)
+    (_, propensity), _ = loss.call_args
+    randomised = ("context_slice", "randomised")
+    theta = read_examination(tmp_path / "log", depth=5, randomised=randomised).propensity
+    assert len(theta) == 5 and (theta < 0.55).any()
+    np.testing.assert_array_equal(propensity, np.maximum(theta, 0.55))
+
+
+def test_debiasing_without_propensities_is_one_sentence(train, encoder, prm) -> None:
+    config = Config(model=prm, training=TrainingConfig(debiasing=DebiasingConfig()))
+    with pytest.raises(ConfigError, match=r"training\.debiasing: needs propensities"):
+        fit(train, train, encoder.inputs, config, verbose=0)
 
 
 def test_a_log_is_encoded_once_and_leaves_nothing_behind(log_dir, tmp_path, monkeypatch) -> None:

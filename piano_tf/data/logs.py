@@ -76,6 +76,20 @@ def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[
             raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
 
 
+def read_columns(log_dir: Path, split: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a split, a batch at a time.
+
+    Raises:
+      LogError: A file is missing, is not Parquet or lacks a column.
+    """
+    for file in split_files(log_dir, split):
+        for batch in read_batches([file]):
+            for name in names:
+                if name not in batch.schema.names:
+                    raise LogError("missing", column=name, source=str(file))
+            yield pa.RecordBatch.from_arrays([batch[name] for name in names], names=list(names))
+
+
 def find_list(log_dir: Path, split: str, list_id: str | None = None) -> dict[str, Any]:
     """One shown list of a log.
 

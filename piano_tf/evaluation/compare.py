@@ -31,7 +31,6 @@ from piano_tf.errors import ConfigError, PianoError
 from piano_tf.evaluation import runs, search
 from piano_tf.evaluation.config import ORDERS, ComparisonConfig, slug_of
 from piano_tf.evaluation.lists import Lists, concatenate, read_lists
-from piano_tf.evaluation.off_policy import ExaminationModel, read_examination
 from piano_tf.evaluation.predictions import Predictions
 from piano_tf.evaluation.report import write_results
 from piano_tf.evaluation.results import Comparison
@@ -40,6 +39,7 @@ from piano_tf.evaluation.search import Search, SearchResult
 from piano_tf.evaluation.summary import Entry, Resampling, Row, Truth, means_of, orders, summarise
 from piano_tf.evaluation.workers import spawned
 from piano_tf.features import SPLITS
+from piano_tf.propensity import ExaminationModel, read_examination
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from piano_tf.data.logs import read_batches, split_files
+from piano_tf.data.logs import read_columns
 from piano_tf.errors import LogError
 from piano_tf.features import CLICK, LABELS
 
@@ -104,20 +104,6 @@ def widened(array: np.ndarray, width: int) -> np.ndarray:
     if array.ndim == 1:
         return array
     return np.pad(array, [(0, 0), (0, width - array.shape[1])])
-
-
-def read_columns(log_dir: Path, split: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a split, a batch at a time.
-
-    Raises:
-      LogError: A file is missing, is not Parquet or lacks a column.
-    """
-    for file in split_files(log_dir, split):
-        for batch in read_batches([file]):
-            for name in names:
-                if name not in batch.schema.names:
-                    raise LogError("missing", column=name, source=str(file))
-            yield pa.RecordBatch.from_arrays([batch[name] for name in names], names=list(names))
 
 
 def _counted_in_training(log_dir: Path) -> tuple[pa.StructArray, pa.StructArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ from piano_tf.data.batches import raw_batches
 from piano_tf.data.logs import read_spec
 from piano_tf.errors import LogError, PianoError
 from piano_tf.evaluation.lists import read_lists
-from piano_tf.evaluation.off_policy import read_examination
 from piano_tf.evaluation.predictions import Predictions
 from piano_tf.evaluation.results import Comparison
 from piano_tf.evaluation.summary import Entry, Resampling, Truth, orders, summarise
 from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.features import FeatureSpec
+from piano_tf.propensity import read_examination
 
 _ROWS = 256
 
@@ -76,21 +76,35 @@ def predict_exported(model_dir: Path, log_dir: Path, split: str) -> Predictions:
       PianoError: The folder holds no such model.
       LogError: The log lacks a column of the model's, or cannot be read.
     """
-    features = _card(model_dir).inputs.features
+    answer, features = load_exported(model_dir)
     _require_columns(features, log_dir)
-    try:
-        loaded = tf.saved_model.load(str(model_dir))
-        answer = loaded.signatures["serving_default"]
-    except (OSError, KeyError, ValueError) as error:
-        raise PianoError(f"{model_dir}: cannot be loaded as a model ({error})") from error
-    columns = [column.name for column in features.columns(labels=False)]
-    parts: list[Predictions] = []
-    for batch in raw_batches(log_dir, split, features, _ROWS):
-        said = answer(**{name: tf.constant(batch[name]) for name in columns})
-        parts.append(_predictions(said, batch["item_id"] != ""))
+    parts = [answer(batch) for batch in raw_batches(log_dir, split, features, _ROWS)]
     if not parts:
         raise LogError("has no lists", source=str(Path(log_dir) / split))
     return Predictions.concatenate(parts)
+
+
+def load_exported(model_dir: Path) -> tuple[Callable[[Mapping], Predictions], FeatureSpec]:
+    """The signature `serving_default` as a function of padded raw columns, and which it reads.
+
+    Raises:
+      PianoError: The folder holds no such model.
+    """
+    features = _card(model_dir).inputs.features
+    try:
+        loaded = tf.saved_model.load(str(model_dir))
+        loaded.signatures["serving_default"]
+    except (OSError, KeyError, ValueError) as error:
+        raise PianoError(f"{model_dir}: cannot be loaded as a model ({error})") from error
+    columns = [column.name for column in features.columns(labels=False)]
+
+    def answer(batch: Mapping) -> Predictions:
+        # By way of the whole: a signature alone does not keep its variables alive.
+        signature = loaded.signatures["serving_default"]
+        said = signature(**{name: tf.constant(batch[name]) for name in columns})
+        return _predictions(said, batch["item_id"] != "")
+
+    return answer, features
 
 
 def _card(model_dir: Path) -> ModelCard:

@@ -14,7 +14,7 @@ import numpy as np
 
 from piano_tf.evaluation.config import IDEAL_ORDER, INITIAL_ORDER, RANDOM_ORDER
 from piano_tf.evaluation.lists import Lists
-from piano_tf.evaluation.off_policy import ExaminationModel, snips_of_order
+from piano_tf.evaluation.off_policy import snips_of_order
 from piano_tf.evaluation.predictions import (
     Predictions,
     ideal_order,
@@ -36,6 +36,7 @@ from piano_tf.evaluation.significance import (
     ratio_interval,
 )
 from piano_tf.features import CLICK, LABELS
+from piano_tf.propensity import ExaminationModel
 
 # What has intervals and tests; everything else has a mean and a spread over seeds.
 TESTED = tuple(f"{label}_{name}" for name in ("ndcg_10", "map_10", "mrr") for label in LABELS)

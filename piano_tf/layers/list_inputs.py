@@ -72,8 +72,14 @@ class ListInputEncoder(tf.keras.layers.Layer):
         self.item_encoder = ItemEncoder(self.inputs, c.width, ids=c.ids, name="item_encoder")
         self.user_encoder = UserEncoder(self.inputs, c.width, ids=c.ids, name="user_encoder")
 
-    def call(self, batch: Mapping[str, tf.Tensor]) -> ListInputs:
-        """Encodes a batch (see `piano_tf.data.encoding.encode`)."""
+    def call(self, batch: Mapping[str, tf.Tensor], training: bool | None = None) -> ListInputs:
+        """Encodes a batch (see `piano_tf.data.encoding.encode`).
+
+        Args:
+          batch: Encoded inputs.
+          training: Whether initial ranks are known where the configuration wants them in training
+            only.
+        """
         mask, past_mask = mask_of(batch, Axis.ITEM), mask_of(batch, Axis.HISTORY)
         pretrained = None if self.pretrained is None else self.pretrained(batch)
         match = None if self.match is None else self.match(batch, pretrained)
@@ -81,10 +87,13 @@ class ListInputEncoder(tf.keras.layers.Layer):
         past_queries = None if pretrained is None else pretrained.past_query
         items, past_items = self.item_encoder(batch, mask, pretrained, match)
         ids = batch["item_id"]
+        rank = tf.broadcast_to(tf.range(tf.shape(ids)[1]), tf.shape(ids))
+        if self.config.rank == "training" and not training:
+            rank = tf.zeros_like(rank)
         return ListInputs(
             items=items,
             mask=mask,
-            rank=tf.broadcast_to(tf.range(tf.shape(ids)[1]), tf.shape(ids)),
+            rank=rank,
             query=self.query_encoder(batch["query"], query),
             user=self.user_encoder(batch, past_items, past_mask),
             past_items=past_items,

@@ -1,168 +1,17 @@
-"""Examination and the worth of other orders, on clicks whose truth is known."""
+"""The worth of other orders, on clicks whose truth is known."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from scipy import optimize
+from position_bias import RANKS, THETA, clicks_of
 
-from piano_tf.data.logs import write_log
-from piano_tf.data.splits import ByShare
-from piano_tf.errors import PianoError
-from piano_tf.evaluation.lists import Lists, read_lists
-from piano_tf.evaluation.off_policy import (
-    ExaminationModel,
-    read_examination,
-    snips,
-    snips_of_order,
-)
+from piano_tf.evaluation.lists import Lists
+from piano_tf.evaluation.off_policy import snips, snips_of_order
 from piano_tf.evaluation.predictions import initial_order, random_order
 from piano_tf.evaluation.ranking import ranks_of
 from piano_tf.evaluation.significance import ratio_interval
-from piano_tf.simulation.config import SimulationConfig
-from piano_tf.simulation.logs import simulate
-
-RANKS = 8
-THETA = (1.0 + np.arange(RANKS)) ** -0.7
-
-
-def clicks_of(
-    seed: int, lists: int, pairs: int, jitter: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lists of 8 pairs drawn from `pairs`, better ones higher but for some jitter.
-
-    Returns:
-      clicks and pair [L, 8] by logged rank, gamma [pairs].
-    """
-    rng = np.random.default_rng(seed)
-    gamma = rng.beta(1.2, 3, pairs)
-    pair = rng.random((lists, pairs)).argsort(axis=1)[:, :RANKS]
-    first_stage = np.log(gamma[pair]) + jitter * rng.normal(size=pair.shape)
-    pair = np.take_along_axis(pair, np.argsort(-first_stage, axis=1), axis=1)
-    return rng.random(pair.shape) < THETA * gamma[pair], pair, gamma
-
-
-def fitted(clicks: np.ndarray, pair: np.ndarray, **settings) -> np.ndarray:
-    ranks = np.broadcast_to(np.arange(pair.shape[1]), pair.shape)
-    return ExaminationModel.fit(clicks.ravel(), ranks.ravel(), pair.ravel(), **settings).propensity
-
-
-# --- examination ---
-
-
-def test_propensities_are_recovered_where_the_click_rate_by_rank_is_far_off() -> None:
-    clicks, pair, _ = clicks_of(seed=0, lists=20_000, pairs=60)
-    by_rank = clicks.mean(axis=0) / clicks[:, 0].mean()
-    assert np.abs(by_rank - THETA).max() > 0.15
-    np.testing.assert_allclose(fitted(clicks, pair), THETA, atol=0.02)
-
-
-def test_they_are_recovered_where_each_pair_was_shown_three_times() -> None:
-    """What a maximum likelihood with gamma <= 1 does not: its theta is flatter (see `fit`)."""
-    clicks, pairs = [], []
-    for seed in range(50):
-        some, pair, _ = clicks_of(seed, lists=750, pairs=2_000, jitter=1.5)
-        clicks.append(some)
-        pairs.append(pair + 2_000 * seed)  # no two worlds have a pair in common
-    found = fitted(np.concatenate(clicks), np.concatenate(pairs))
-    np.testing.assert_allclose(found, THETA, atol=0.02)
-
-
-def test_it_is_the_maximum_of_the_poisson_likelihood() -> None:
-    clicks, pair, _ = clicks_of(seed=1, lists=60, pairs=9)
-    rank = np.broadcast_to(np.arange(RANKS), pair.shape)
-
-    def loss(logs: np.ndarray) -> float:
-        log_rate = np.append(0, logs[: RANKS - 1])[rank] + logs[RANKS - 1 :][pair]
-        return (np.exp(log_rate) - clicks * log_rate).sum()
-
-    best = optimize.minimize(loss, np.full(RANKS - 1 + 9, -1.0), tol=1e-10)
-    np.testing.assert_allclose(fitted(clicks, pair)[1:], np.exp(best.x[: RANKS - 1]), rtol=1e-3)
-
-
-def test_what_says_nothing_changes_nothing() -> None:
-    clicks, pair, _ = clicks_of(seed=2, lists=200, pairs=12)
-    ranks = np.broadcast_to(np.arange(RANKS), pair.shape).ravel()
-    expected = ExaminationModel.fit(clicks.ravel(), ranks, pair.ravel()).propensity
-    names = np.array([f"pair {number}" for number in pair.ravel()], object)
-    shuffled = np.random.default_rng(0).permutation(len(ranks))
-    never_clicked = np.array(["never"] * 3, object)
-    at_one_rank = np.array(["once"] * 4, object)
-    found = ExaminationModel.fit(
-        np.concatenate([clicks.ravel()[shuffled], [0, 0, 0], [1, 0, 1, 1]]),
-        np.concatenate([ranks[shuffled], [0, 1, 5], [3, 3, 3, 3]]),
-        np.concatenate([names[shuffled], never_clicked, at_one_rank]),
-    ).propensity
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_the_first_rank_has_one_even_where_it_is_not_the_most_examined() -> None:
-    clicks, pair, _ = clicks_of(seed=6, lists=500, pairs=40)
-    theta = fitted(clicks, pair)
-    backwards = fitted(clicks[:, ::-1], pair[:, ::-1])
-    np.testing.assert_allclose(backwards, theta[::-1] / theta[-1], rtol=1e-5)
-    assert backwards.max() > 2
-
-
-def test_below_the_depth_ranks_share_one_propensity() -> None:
-    clicks, pair, _ = clicks_of(seed=3, lists=5_000, pairs=40)
-    model = ExaminationModel(fitted(clicks, pair, depth=4))
-    assert len(model.propensity) == 4
-    np.testing.assert_allclose(model.propensity[:3], THETA[:3], atol=0.05)
-    assert THETA[-1] < model.propensity[3] < THETA[3]
-    expected = model.propensity[[0, 3, 3, 3]]
-    np.testing.assert_array_equal(model.at(np.array([0, 3, 4, 99])), expected)
-    assert fitted(clicks, pair, depth=1).tolist() == [1]
-
-
-@pytest.mark.parametrize(
-    ("clicks", "ranks", "pairs", "rank"),
-    [
-        ([1, 1, 1], [0, 1, 2], [7, 8, 9], 1),  # no pair moved
-        ([1, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 2], [7, 7, 8, 8, 9, 9], 1),  # no click at rank 1
-        ([0, 1, 1, 1], [0, 1, 0, 1], [7, 7, 8, 9], 1),  # rank 1 beats rank 0, and never the reverse
-    ],
-)
-def test_a_rank_whose_propensity_cannot_be_known_is_named(clicks, ranks, pairs, rank) -> None:
-    with pytest.raises(PianoError, match=f"rank {rank} .*no clicks link it to rank 0"):
-        ExaminationModel.fit(np.array(clicks), np.array(ranks), np.array(pairs))
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log whose candidates are examined with probability (1 + rank)^-0.4."""
-    folder = tmp_path_factory.mktemp("simulated") / "log"
-    config = SimulationConfig(lists=15_000, users=50, items=300, artists=20, seed=3)
-    write_log(simulate(config), folder, ByShare(validation=0.05, test=0.05))
-    return folder
-
-
-def test_a_log_s_examination_is_the_simulated_world_s(simulated: Path) -> None:
-    found = read_examination(simulated, depth=12).propensity
-    truth = (1.0 + np.arange(12)) ** -0.4
-    np.testing.assert_allclose(found[:-1], truth[:-1], atol=0.05)
-    lists = read_lists(simulated, "train")
-    shown = lists.mask[:, :11].sum(axis=0)
-    by_rank = lists.labels["click"][:, :11].sum(axis=0) / shown
-    assert np.abs(by_rank / by_rank[0] - truth[:-1]).max() > 0.1
-
-
-def test_a_log_is_read_as_pairs_of_query_and_item(simulated: Path) -> None:
-    rows = pq.read_table(simulated / "train", columns=["query", "item_id", "click"]).to_pylist()
-    shown = [
-        (click, rank, f"{row['query']}\t{item}")
-        for row in rows
-        for rank, (item, click) in enumerate(zip(row["item_id"], row["click"], strict=True))
-    ]
-    clicks, ranks, pairs = (np.array(values) for values in zip(*shown, strict=True))
-    expected = ExaminationModel.fit(clicks, ranks, pairs).propensity
-    np.testing.assert_allclose(read_examination(simulated).propensity, expected, rtol=1e-9)
-
-
-# --- the worth of an order ---
+from piano_tf.propensity import ExaminationModel
 
 
 def test_snips_by_hand() -> None:

@@ -10,7 +10,7 @@ import pytest
 from stub_runs import said
 
 from piano_tf.evaluation.lists import Lists, concatenate, read_lists
-from piano_tf.evaluation.off_policy import ExaminationModel, snips_of_order
+from piano_tf.evaluation.off_policy import snips_of_order
 from piano_tf.evaluation.probability import calibration_curve
 from piano_tf.evaluation.ranking import list_metrics
 from piano_tf.evaluation.significance import interval, paired
@@ -26,6 +26,7 @@ from piano_tf.evaluation.summary import (
     trade_off,
 )
 from piano_tf.features import LABELS
+from piano_tf.propensity import ExaminationModel
 
 FEW = Resampling(resamples=100)
 THETA = ExaminationModel(np.array([1.0, 0.5, 0.25]))

@@ -310,6 +310,30 @@ def test_the_initial_rank_matters(name: str, model: Reranker, batch: Batch) -> N
     assert gap.max() > 0.01
 
 
+def test_a_rank_known_in_training_only_says_nothing_when_serving(
+    name, encoder, batch: Batch, tiny_model
+) -> None:
+    skip_where(name, READS_IN_ORDER | NO_POSITIONS)
+    config = tiny_model.model_copy(update={"name": name, "rank": "training"})
+    model = models.build(encoder.inputs, config)
+    model(batch)
+    randomise(model)
+    whole = {name: values[5:6] for name, values in batch.items()}
+    turned = {
+        name: values[:, ::-1] if name.startswith(("initial_score", "item_")) else values
+        for name, values in whole.items()
+    }
+    gaps = [
+        np.abs(
+            model(turned, training=on)["click"].numpy()[:, ::-1]
+            - model(whole, training=on)["click"]
+        )
+        for on in (False, True)
+    ]
+    assert gaps[0].max() < 1e-4
+    assert gaps[1].max() > 0.01
+
+
 # --- little to go by ---
 
 
