@@ -18,7 +18,14 @@ def test_the_scripts_run_on_a_small_log(tmp_path: Path) -> None:
     script, why = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert script.count('"demo/simulated/logs"') == 1
     log = tmp_path / "logs"
-    world = SimulationConfig(lists=300, users=20, items=100, artists=20, genres=4, pool=30)
+    world = SimulationConfig.model_validate(
+        {
+            "lists": 300,
+            "listeners": {"count": 20},
+            "catalogue": {"tracks": 100, "artists": 20, "genres": 4},
+            "first_stage": {"pool": 30},
+        }
+    )
     write_log(simulate(world), log, ByShare())
     script = script.replace("demo/simulated/logs", str(log)).replace("epochs=4", "epochs=1")
     whole = script + why  # the second goes on where the first ends

@@ -5,39 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from piano_tf.data.source import Source, record_batch
 from piano_tf.features import ACTIONS, Axis, FeatureSpec
+from piano_tf.simulation.behaviour import Outcome
+from piano_tf.simulation.catalogue import VERSIONS
 from piano_tf.simulation.config import SimulationConfig
+from piano_tf.simulation.past import History, Past
+from piano_tf.simulation.searches import DEVICES, RANDOMISED, RANKED, Searches, searches_of
+from piano_tf.simulation.words import LANGUAGES
 from piano_tf.simulation.world import World
 
 SPEC = FeatureSpec(
     dataset="simulated",
     initial_score=True,
-    item=(("artist", "string"), ("genre", "string"), ("popularity", "float")),
-    user=(("country", "string"),),
-    context=(("device", "string"),),
-    history_item=(("artist", "string"), ("genre", "string")),
+    item=(
+        ("artist", "string"),
+        ("album", "string"),
+        ("genre", "string"),
+        ("mood", "string"),
+        ("language", "string"),
+        ("version", "string"),
+        ("popularity", "float"),
+        ("age", "float"),
+    ),
+    user=(("country", "string"), ("language", "string")),
+    context=(("device", "string"), ("slice", "string")),
+    history_item=(("artist", "string"), ("genre", "string"), ("mood", "string")),
 )
 
-_DEVICES = ("phone", "desktop", "speaker")  # Drawn evenly, without any effect.
-_LISTS_PER_BATCH = 2000
-# A click of the past: of whom, when, on what, under which query, and whether a conversion followed.
-_EVENT = np.dtype([(name, np.int64) for name in ("user", "time", "query", "item", "converted")])
-
-_Ints = npt.NDArray[np.int64]
-_Events = npt.NDArray[np.void]  # Of dtype _EVENT, by user and then by time.
+_DECIMALS = 5  # so that another machine's last bit makes no other log
+_AT_ONCE = 2_000  # lists
 
 
 def simulate(config: SimulationConfig) -> Source:
     """Lets the listeners of `World(config)` search, and logs what they see and do.
 
     The same configuration gives the same log, byte by byte. Memory does not grow with the number of
-    lists: what stays between batches is the world and every listener's newest `config.history`
-    clicks. A click is dated at its list. Histories hold the clicks of earlier lists only, of one
-    list that further down first, and call a click that led to a conversion `conversion`.
+    days: what stays between days is the world and every listener's newest `config.history` clicks.
+    Histories hold the clicks of earlier lists only and call a click that led to a conversion
+    `conversion`. The first stage decides what is shown, but for the randomised lists.
 
     Args:
       config: The world and the extent of its log.
@@ -46,109 +54,101 @@ def simulate(config: SimulationConfig) -> Source:
       `config.lists` lists of schema `SPEC.arrow_schema`, with rising timestamps.
 
     >>> source = simulate(SimulationConfig(lists=3))
-    >>> source.total, [batch.num_rows for batch in source.batches]
-    (3, [3])
+    >>> source.total, sum(batch.num_rows for batch in source.batches)
+    (3, 3)
     """
-    return Source(spec=SPEC, batches=_batches(World(config)), total=config.lists)
+    return Source(spec=SPEC, batches=_batches(config), total=config.lists)
 
 
-def _batches(world: World) -> Iterator[pa.RecordBatch]:
-    rng = np.random.default_rng([world.config.seed, 1])
-    past = np.empty(0, _EVENT)
-    for first in range(0, world.config.lists, _LISTS_PER_BATCH):
-        number = np.arange(first, min(first + _LISTS_PER_BATCH, world.config.lists))
-        batch, past = _batch(world, rng, number, past)
-        yield batch
+def _batches(config: SimulationConfig) -> Iterator[pa.RecordBatch]:
+    world = World(config)
+    past = Past(config.history)
+    columns = ListColumns(world)
+    for day in range(config.days):
+        searches = searches_of(world, day)
+        for first in range(0, len(searches.number), _AT_ONCE):
+            lists = searches.rows(slice(first, first + _AT_ONCE))
+            acts = world.behaviour.act(lists.chance, lists.appeal(world))
+            past.add(lists, acts)  # histories end before their lists
+            yield columns.batch(lists, past.of(lists), acts)
+            past.forget()
 
 
-def _batch(
-    world: World, rng: np.random.Generator, number: _Ints, past: _Events
-) -> tuple[pa.RecordBatch, _Events]:
-    """The lists of these numbers, and the past of all listeners after them."""
-    config = world.config
-    time = _times(config, rng, number)
-    user = np.searchsorted(np.cumsum(world.activity)[:-1], rng.random(len(number)), side="right")
-    query = world.draw_query(rng, user)
+class ListColumns:
+    """Puts lists of a world into the contract's columns.
 
-    score = world.pool_score[query]
-    score = score + config.jitter * rng.standard_normal(score.shape)
-    order = np.argsort(-score, axis=1, kind="stable")[:, : config.longest_list]
-    length = rng.integers(config.shortest_list, config.longest_list + 1, len(number))
-    row, rank = np.nonzero(np.arange(config.longest_list) < length[:, None])
-    place = order[row, rank]
-    item = world.pool_item[query[row], place]
+    Args:
+      world: Whose names they bear.
+    """
 
-    click_rate = world.examination(1 + rank) * world.attraction(user[row], query[row], item)
-    click = rng.random(len(row)) < click_rate
-    conversion_rate = world.conversion(user[row], query[row], item)
-    conversion = click & (rng.random(len(row)) < conversion_rate)
+    def __init__(self, world: World) -> None:
+        self._world = world
+        catalogue, queries = world.catalogue, world.queries
+        self._names = {
+            name: pa.array(values)
+            for name, values in {
+                "listener": world.listeners.ids,
+                "country": world.listeners.country,
+                "query": queries.texts,
+                "track": catalogue.track_ids,
+                "artist": catalogue.artist_names,
+                "album": [f"album-{number}" for number in range(1 + catalogue.album.max())],
+                "genre": [words[0] for words in queries.genre_words],
+                "mood": [words[0] for words in queries.mood_words],
+                "language": LANGUAGES,
+                "version": VERSIONS,
+                "device": DEVICES,
+                "slice": (RANKED, RANDOMISED),
+                "action": ACTIONS,
+            }.items()
+        }
 
-    events = np.empty(int(click.sum()), _EVENT)
-    for name, values in (
-        ("user", user[row]),
-        ("time", time[row]),
-        ("query", query[row]),
-        ("item", item),
-        ("converted", conversion),
-    ):
-        events[name] = values[click]
-    events = np.concatenate([past, events])
-    events = events[np.argsort(events["user"], kind="stable")]
-    entry, history_row = _history(config, events, user, time)
-    history = events[entry]
+    def batch(
+        self, searches: Searches, history: History, outcome: Outcome | None = None
+    ) -> pa.RecordBatch:
+        """Lists as rows, candidates in the order in which `searches` has them.
 
-    genre = pa.array(world.genre_names)
-    artist = pa.array(world.artist_names)
-    item_id = pa.array(world.item_ids)
-    text = pa.array(world.query_texts)
-    action = pa.array(ACTIONS)
-    values = {
-        "list_id": [f"list-{i}" for i in number.tolist()],
-        "user_id": pa.array(world.user_ids).take(pa.array(user)),
-        "query": text.take(pa.array(query)),
-        "timestamp": time,
-        "user_country": pa.array(world.user_country).take(pa.array(user)),
-        "context_device": [_DEVICES[i] for i in rng.integers(0, len(_DEVICES), len(number))],
-        "item_id": item_id.take(pa.array(item)),
-        "initial_score": score[row, place],
-        "item_artist": artist.take(pa.array(world.item_artist[item])),
-        "item_genre": genre.take(pa.array(world.item_genre[item])),
-        "item_popularity": world.item_popularity[item],
-        "history_query": text.take(pa.array(history["query"])),
-        "history_item_id": item_id.take(pa.array(history["item"])),
-        "history_action": action.take(pa.array(history["converted"])),
-        "history_age": (time[history_row] - history["time"]) / 86_400,
-        "history_item_artist": artist.take(pa.array(world.item_artist[history["item"]])),
-        "history_item_genre": genre.take(pa.array(world.item_genre[history["item"]])),
-        "click": click,
-        "conversion": conversion,
-    }
-    lengths = {
-        Axis.ITEM: np.bincount(row, minlength=len(number)),
-        Axis.HISTORY: np.bincount(history_row, minlength=len(number)),
-    }
-    batch = record_batch(SPEC, values, lengths)
+        Args:
+          searches: The lists.
+          history: Of the same lists.
+          outcome: What was done with them; nothing yet unless given, and labels are 0.
+        """
+        world, day = self._world, searches.day
+        people, catalogue = world.listeners, world.catalogue
+        mask, track, past = searches.mask, searches.track[searches.mask], history.track
+        nothing = np.zeros_like(mask)
+        acts = outcome or Outcome(nothing, nothing, nothing)
+        values = {
+            "list_id": [f"list-{number}" for number in searches.number.tolist()],
+            "user_id": self._name("listener", searches.listener),
+            "query": self._name("query", searches.query),
+            "timestamp": searches.time,
+            "user_country": self._name("country", searches.listener),
+            "user_language": self._name("language", people.language[searches.listener]),
+            "context_device": self._name("device", searches.device),
+            "context_slice": self._name("slice", searches.randomised.astype(np.int64)),
+            "item_id": self._name("track", track),
+            "initial_score": searches.score[mask],
+            "item_artist": self._name("artist", catalogue.artist[track]),
+            "item_album": self._name("album", catalogue.album[track]),
+            "item_genre": self._name("genre", catalogue.genre[track]),
+            "item_mood": self._name("mood", catalogue.mood[track]),
+            "item_language": self._name("language", catalogue.language[track]),
+            "item_version": self._name("version", catalogue.version[track]),
+            "item_popularity": np.round(catalogue.popularity(day)[track], _DECIMALS),
+            "item_age": day - catalogue.released[track],
+            "history_query": self._name("query", history.query),
+            "history_item_id": self._name("track", past),
+            "history_action": self._name("action", history.converted.astype(np.int64)),
+            "history_age": history.age,
+            "history_item_artist": self._name("artist", catalogue.artist[past]),
+            "history_item_genre": self._name("genre", catalogue.genre[past]),
+            "history_item_mood": self._name("mood", catalogue.mood[past]),
+            "click": acts.click[mask],
+            "conversion": acts.conversion[mask],
+        }
+        lengths = {Axis.ITEM: mask.sum(axis=1), Axis.HISTORY: history.length}
+        return record_batch(SPEC, values, lengths)
 
-    newer = np.searchsorted(events["user"], events["user"], side="right") - np.arange(len(events))
-    return batch, events[newer <= config.history]
-
-
-def _times(config: SimulationConfig, rng: np.random.Generator, number: _Ints) -> _Ints:
-    """Unix seconds of lists: each anywhere in its own part of the whole time, so that they rise."""
-    seconds = 86_400 * config.days
-    within = rng.integers(0, seconds // config.lists, len(number))
-    return config.start + number * seconds // config.lists + within
-
-
-def _history(
-    config: SimulationConfig, events: _Events, user: _Ints, time: _Ints
-) -> tuple[_Ints, _Ints]:
-    """Which events each list's user can look back on, newest first, and the list of each."""
-    # One number that rises with the user and, within a user, with the time.
-    seconds = 86_400 * config.days
-    moment = events["user"] * seconds + events["time"] - config.start
-    stop = np.searchsorted(moment, user * seconds + time - config.start)
-    start = np.maximum(np.searchsorted(events["user"], user), stop - config.history)
-    row = np.repeat(np.arange(len(user)), stop - start)
-    number = np.arange(len(row)) - np.searchsorted(row, row)
-    return stop[row] - 1 - number, row
+    def _name(self, column: str, numbers: np.ndarray) -> pa.Array:
+        return self._names[column].take(pa.array(numbers))
