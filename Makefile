@@ -1,5 +1,5 @@
 # Every command does its own set-up; what is set up already is not set up again.
-.PHONY: help demo compare test lint types check environment clean
+.PHONY: help demo compare experiment test lint types check environment clean
 .DEFAULT_GOAL := help
 
 PYTEST = TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest
@@ -12,6 +12,9 @@ demo: environment  ## logs, pipeline, server, one list re-ranked (DATASET=lastfm
 
 compare: environment  ## every model on a log (DATASET=simulated, lastfm or cpcd, DATA=folder)
 	@DATASET="$(DATASET)" DATA="$(DATA)" scripts/compare.sh
+
+experiment: environment  ## models online in a simulated world (WORLD=main or a control in worlds/)
+	@WORLD="$(WORLD)" scripts/experiment.sh
 
 test: environment  ## every test
 	@$(PYTEST)

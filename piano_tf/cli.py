@@ -184,11 +184,15 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
     help="FOLDER/VERSION to make; `piano serve --model-dir FOLDER` serves it.",
 )
 @click.option("--config", type=_FILE, help="JSON of a Config.")
-def train(log_dir: Path, output: Path, config: Path | None) -> None:
+@click.option("--seed", type=click.IntRange(0), help="Instead of the configuration's.")
+def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) -> None:
     """Train on LOGS in Keras alone, and export the model."""
     from piano_tf.config import Config
 
     chosen = Config.load(config) if config else Config()
+    if seed is not None:
+        training = chosen.training.model_copy(update={"seed": seed})
+        chosen = chosen.model_copy(update={"training": training})
     if output.exists():
         raise PianoError(f"{output} exists already; a version of a model is never overwritten")
     from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
@@ -275,6 +279,45 @@ def compare(config: Path) -> None:
             say=progress.console.print,
         )
     click.echo(f"report: {report}")
+
+
+@piano.command()
+@click.argument("config", metavar="CONFIG", type=_FILE)
+@click.option("--world", type=_FILE, help="Instead of the one that CONFIG names.")
+@click.option("--models", type=_FOLDER, help="Likewise.")
+@click.option("--output", type=_FOLDER, help="Likewise.")
+def abtest(config: Path, **instead: Path | None) -> None:
+    """Let policies meet the listeners of a simulated world, as CONFIG says.
+
+    CONFIG is JSON of an ExperimentConfig: the world whose log the models were trained on, and the
+    policies, such as the folder of an exported version or the address of a server.
+    """
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from piano_tf.experiment.config import ExperimentConfig
+
+    chosen = ExperimentConfig.load(config).model_copy(
+        update={name: str(path) for name, path in instead.items() if path is not None}
+    )
+    _interrupt_on_signals()
+    from piano_tf.experiment.abtest import abtest as run
+
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("the log again", total=None)
+        results = run(
+            chosen,
+            progress=lambda done, total, policy: progress.update(
+                task, completed=done, total=total, description=policy
+            ),
+        )
+    click.echo(results.read_text())
+    click.echo(f"results: {results}")
 
 
 @piano.command()

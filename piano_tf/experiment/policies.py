@@ -1,0 +1,123 @@
+"""What decides in which order a list is shown: the first stage, a model, a server, or the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from piano_tf.evaluation.predictions import Predictions
+from piano_tf.simulation.draws import Ints
+from piano_tf.simulation.logs import ListColumns
+from piano_tf.simulation.past import History
+from piano_tf.simulation.searches import Searches
+
+Predictor = Callable[[pa.RecordBatch], Predictions]
+"""What answers about lists as the signature `serving_default` does."""
+
+
+class Request(NamedTuple):
+    """Lists of one moment, as a policy gets them.
+
+    Attributes:
+      searches: B lists, candidates in first-stage order.
+      history: What their listeners did before, as this policy's own orders made them do.
+      columns: Makes rows of them.
+    """
+
+    searches: Searches
+    history: History
+    columns: ListColumns
+
+    def rows(self, order: Ints | None = None) -> pa.RecordBatch:
+        """The lists in the contract's columns, candidates in another order if one is given."""
+        searches = self.searches if order is None else self.searches.ordered(order)
+        return self.columns.batch(searches, self.history)
+
+
+class Policy(Protocol):
+    """Decides on an order."""
+
+    def order(self, request: Request) -> Ints:
+        """[B, N] places of the candidates, best first, padding last."""
+
+
+class FirstStage:
+    """Shows what the first stage found, as it found it."""
+
+    def order(self, request: Request) -> Ints:
+        return np.broadcast_to(
+            np.arange(request.searches.mask.shape[1]), request.searches.mask.shape
+        )
+
+
+class Sorted:
+    """Sorts by a model's score, or by a log p(click) + b log p(conversion | click).
+
+    Args:
+      predictor: The model.
+      weights: a and b; None takes the score that the model was exported with.
+    """
+
+    def __init__(self, predictor: Predictor, weights: tuple[float, float] | None = None) -> None:
+        self._predictor, self._weights = predictor, weights
+
+    def order(self, request: Request) -> Ints:
+        said = self._predictor(request.rows())
+        score = said.score if self._weights is None else combined(said, *self._weights)
+        return by_score(score, request.searches.mask)
+
+
+class ListSelection:
+    """Shows, of several orders, the one from which the model expects most of the list as a whole.
+
+    The orders are those of sorting by a log p(click) + b log p(conversion | click) for several
+    (a, b). Each is given to the same model as a list in its own right, candidates in that order,
+    and the one with the largest A P(any click) + B P(any conversion) is shown; of equal ones the
+    first. [ours]
+
+    Args:
+      predictor: The model.
+      sweep: The (a, b).
+      value: (A, B).
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        sweep: Sequence[tuple[float, float]],
+        value: tuple[float, float],
+    ) -> None:
+        self._predictor, self._sweep, self._value = predictor, sweep, value
+
+    def order(self, request: Request) -> Ints:
+        said = self._predictor(request.rows())
+        mask = request.searches.mask
+        orders = [by_score(combined(said, *weights), mask) for weights in self._sweep]
+        values = [self._list_value(self._predictor(request.rows(order))) for order in orders]
+        best = np.argmax(values, axis=0)
+        return np.stack(orders)[best, np.arange(len(mask))]
+
+    def _list_value(self, said: Predictions) -> np.ndarray:
+        click, conversion = self._value
+        return click * said.list_click + conversion * said.list_conversion
+
+
+def combined(said: Predictions, click: float, conversion: float) -> np.ndarray:
+    """[B, N] click * log p(click) + conversion * log p(conversion | click)."""
+    p_click, p_both = _log(said.click), _log(said.conversion)
+    return click * p_click + conversion * (p_both - p_click)
+
+
+def _log(probability: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probability.astype(np.float64), 1e-30))
+
+
+def by_score(score: np.ndarray, mask: np.ndarray) -> Ints:
+    """[B, N] places by falling score, ties as they stand, padding last; both may differ in N."""
+    wide = np.full(mask.shape, -np.inf)
+    width = min(score.shape[1], mask.shape[1])
+    wide[:, :width] = score[:, :width]
+    return np.argsort(np.where(mask, -wide, np.inf), axis=1, kind="stable")

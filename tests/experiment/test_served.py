@@ -1,0 +1,80 @@
+"""A policy's model says the same in this process and over gRPC."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from piano_tf.cli import piano
+from piano_tf.errors import PianoError
+from piano_tf.experiment.policies import Request, Sorted
+from piano_tf.experiment.served import exported, served
+from piano_tf.experiment.traffic import past_of_the_log
+from piano_tf.simulation import SimulationConfig, World
+from piano_tf.simulation.logs import ListColumns
+from piano_tf.simulation.searches import searches_of
+from serving.server import ModelServer
+
+SETTINGS = SimulationConfig.model_validate(
+    {
+        "lists": 300,
+        "days": 10,
+        "days_after": 2,
+        "listeners": {"count": 20},
+        "catalogue": {"tracks": 100, "artists": 20, "genres": 4},
+        "first_stage": {"pool": 30},
+    }
+)
+CONFIG = '{"model": {"width": 8, "heads": 2, "blocks": 1}, "training": {"epochs": 1}}'
+
+
+@pytest.fixture(scope="module")
+def request_of_a_day() -> Request:
+    world = World(SETTINGS)
+    past, _ = past_of_the_log(world)
+    searches = searches_of(world, 10)
+    return Request(searches, past.of(searches), ListColumns(world))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "world.json").write_text(SETTINGS.model_dump_json())
+    (folder / "model.json").write_text(CONFIG)
+    run = CliRunner().invoke
+    for command in (
+        f"logs simulated --config {folder}/world.json --output {folder}/logs",
+        f"train {folder}/logs --config {folder}/model.json --output {folder}/model/1 --seed 3",
+    ):
+        result = run(piano, command.split())
+        assert result.exit_code == 0, result.output
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def address(models: Path) -> Iterator[str]:
+    with ModelServer(models, port=0) as server:
+        yield server.address
+
+
+def test_a_served_model_says_what_it_says_here(models: Path, address: str, request_of_a_day):
+    here, there = exported(models / "1"), served(address, timeout_s=60)
+    rows = request_of_a_day.rows()
+    one, other = here(rows), there(rows)
+    for field in dataclasses.fields(one):
+        np.testing.assert_allclose(
+            getattr(other, field.name), getattr(one, field.name), atol=1e-5, err_msg=field.name
+        )
+    for weights in (None, (1.0, 0.5)):
+        orders = [Sorted(ask, weights).order(request_of_a_day) for ask in (here, there)]
+        np.testing.assert_array_equal(*orders)
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(PianoError, match=r"127\.0\.0\.1:1"):
+        served("127.0.0.1:1", timeout_s=0.2)
