@@ -12,8 +12,6 @@ from piano_tf.simulation.draws import Bools, Floats, Ints, logistic
 from piano_tf.simulation.listeners import Listeners
 from piano_tf.simulation.queries import Queries
 
-_FORGETTING = 0.8  # of what tires, from rank to rank
-
 
 class Appeal(NamedTuple):
     """What candidates are to a listener each on its own, before there is a list.
@@ -176,7 +174,9 @@ class Behaviour:
         """[B, N] sum over candidates further up of their likeness, the less the further up."""
         ranks = appeal.track.shape[1]
         further = np.subtract.outer(np.arange(ranks), np.arange(ranks))
-        weight = np.where(further > 0, _FORGETTING ** (np.maximum(further, 1) - 1.0), 0.0)
+        weight = np.where(
+            further > 0, self.config.forgetting ** (np.maximum(further, 1) - 1.0), 0.0
+        )
         track = appeal.track
         alike = self._catalogue.likeness(track[:, :, np.newaxis], track[:, np.newaxis])
         return np.einsum("bij,ij->bi", alike, weight) * appeal.mask

@@ -39,7 +39,7 @@ class Catalogue:
         self.config = config
         artists, tracks = config.artists, config.tracks
         self.artist_genre = np.arange(artists) % config.genres
-        self.artist_language = draw_languages(rng, artists)
+        self.artist_language = draw_languages(rng, artists, config.languages)
         languages = [LANGUAGES[number] for number in self.artist_language]
         shared = {name: [words.new(name) for _ in range(1 + artists // 8)] for name in LANGUAGES}
         self.artist_names = [f"{rng.choice(shared[one])} {words.new(one)}" for one in languages]
@@ -116,6 +116,6 @@ class Catalogue:
                 self.album[one] == self.album[other],
                 self.artist[one] == self.artist[other],
             ],
-            [1.0, 0.5, 0.25],
+            [1.0, self.config.like_album, self.config.like_artist],
             0.0,
         )

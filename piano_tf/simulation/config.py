@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pydantic
@@ -27,6 +28,9 @@ class CatalogueConfig(Frozen):
       rise_days, fade_days: A new track is found within days, and then forgotten slowly.
       evergreen: The share of its plays that a track never loses.
       appeal: Standard deviation of the appeal that a track has for everybody, in log-odds.
+      languages: Shares of English, Chinese, Japanese and Russian, among artists and listeners.
+      like_album, like_artist: How alike two tracks of the same album, or only artist, are; those of
+        the same song are alike by 1.
     """
 
     tracks: int = pydantic.Field(default=3_000, ge=1)
@@ -44,6 +48,16 @@ class CatalogueConfig(Frozen):
     fade_days: float = pydantic.Field(default=300.0, gt=0.0)
     evergreen: float = pydantic.Field(default=0.3, gt=0.0, le=1.0)
     appeal: float = pydantic.Field(default=0.5, ge=0.0)
+    languages: tuple[float, float, float, float] = (0.55, 0.2, 0.15, 0.1)
+    like_album: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
+    like_artist: float = pydantic.Field(default=0.25, ge=0.0, le=1.0)
+
+    @pydantic.field_validator("languages")
+    @classmethod
+    def _are_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if min(shares) < 0 or not math.isclose(sum(shares), 1):
+            raise ValueError(f"got {list(shares)}, expected shares that sum to 1")
+        return shares
 
 
 class ListenersConfig(Frozen):
@@ -54,16 +68,23 @@ class ListenersConfig(Frozen):
       activity_exponent: The listener of activity rank k searches in proportion to k^-this.
       tastes: Pairs of a genre and a mood that a listener likes, each with a weight.
       favourites: Artists that a listener likes best, of these genres.
+      spread: Standard deviation of the weights' logarithms on the first day.
+      memory: What is left of a weight's logarithm on the next day.
       drift: Standard deviation of the daily step of a weight's logarithm.
-      change: Probability on each day that a taste, or a favourite, becomes another.
+      change: Probability on each day that a taste's genre is drawn anew; likewise its mood, and
+        each favourite.
+      genre_alone: What of a taste is met by its genre in another mood.
     """
 
     count: int = pydantic.Field(default=500, ge=1)
     activity_exponent: float = pydantic.Field(default=0.5, ge=0.0)
     tastes: int = pydantic.Field(default=4, ge=1)
     favourites: int = pydantic.Field(default=8, ge=1)
+    spread: float = pydantic.Field(default=0.7, ge=0.0)
+    memory: float = pydantic.Field(default=0.995, ge=0.0, le=1.0)
     drift: float = pydantic.Field(default=0.03, ge=0.0)
     change: float = pydantic.Field(default=0.001, ge=0.0, le=1.0)
+    genre_alone: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
 
 
 class QueriesConfig(Frozen):
@@ -79,6 +100,9 @@ class QueriesConfig(Frozen):
       words_per_listener: Ambiguous words that a listener uses.
       meaning_change: Probability on each day that a word's meaning to a listener becomes another.
       typos: Share of queries with a slip of the finger.
+      other_version, same_artist: Relevance of another version of a track that was named, and of
+        another track by its artist.
+      genre_of_two: Relevance of the genre where a mood was named too; the rest is the mood's.
     """
 
     navigational: float = pydantic.Field(default=0.3, ge=0.0, le=1.0)
@@ -92,6 +116,9 @@ class QueriesConfig(Frozen):
     words_per_listener: int = pydantic.Field(default=4, ge=1)
     meaning_change: float = pydantic.Field(default=0.001, ge=0.0, le=1.0)
     typos: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
+    other_version: float = pydantic.Field(default=0.7, ge=0.0, le=1.0)
+    same_artist: float = pydantic.Field(default=0.3, ge=0.0, le=1.0)
+    genre_of_two: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
 
 
 class FirstStageConfig(Frozen):
@@ -100,6 +127,8 @@ class FirstStageConfig(Frozen):
     Attributes:
       shortest_list, longest_list: Candidates of a list, drawn evenly between the two.
       pool: Best matches of a query among which the jitter of the day picks a list's candidates.
+      genre_words: Of a genre's synonyms, how many a track is described by.
+      alike: The least similarity at which a word that no track has is taken for another, misspelt.
       match: What a full match of words adds to the standardised popularity.
       jitter: Standard deviation of what a score owes to the day.
       randomised: Share of lists that are shown in random order, so that examination can be told
@@ -109,6 +138,8 @@ class FirstStageConfig(Frozen):
     shortest_list: int = pydantic.Field(default=10, ge=1)
     longest_list: int = pydantic.Field(default=30, ge=1)
     pool: int = pydantic.Field(default=60, ge=1)
+    genre_words: int = pydantic.Field(default=2, ge=1)
+    alike: float = pydantic.Field(default=0.4, ge=0.0, le=1.0)
     match: float = pydantic.Field(default=10.0, ge=0.0)
     jitter: float = pydantic.Field(default=0.5, ge=0.0)
     randomised: float = pydantic.Field(default=0.03, ge=0.0, le=1.0)
@@ -130,6 +161,7 @@ class BehaviourConfig(Frozen):
       stop_after_click, stop_after_conversion: Probability to be content, and look no further.
       abandonment: Probability to give up at a candidate that has nothing of what was meant.
       click_tiring, conversion_tiring: Taken off, times the likeness to candidates further up.
+      forgetting: What is left, from rank to rank, of what tires.
       contrast: Added, times how much a candidate stands out from its neighbours, from -1 to 1.
     """
 
@@ -149,6 +181,7 @@ class BehaviourConfig(Frozen):
     abandonment: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
     click_tiring: float = pydantic.Field(default=1.0, ge=0.0)
     conversion_tiring: float = pydantic.Field(default=1.0, ge=0.0)
+    forgetting: float = pydantic.Field(default=0.8, ge=0.0, le=1.0)
     contrast: float = pydantic.Field(default=0.5, ge=0.0)
 
 

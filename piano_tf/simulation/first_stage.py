@@ -13,8 +13,6 @@ from piano_tf.simulation.draws import Bools, Floats, Ints, distinct
 from piano_tf.simulation.listeners import Listeners
 from piano_tf.simulation.queries import Queries
 
-_WORDS_OF_A_GENRE = 2  # that a track is described by
-_ALIKE = 0.4  # the least similarity at which another word is taken for a misspelt one
 _DECIMALS = 5  # of scores, so that another machine's last bit makes no other order
 _BLOCK = 500  # queries at once
 
@@ -45,14 +43,14 @@ class FirstStage:
     ) -> None:
         self.config = config
         self._catalogue = catalogue
-        described = _described(catalogue, listeners, queries, rng)
+        described = _described(config.genre_words, catalogue, listeners, queries, rng)
         words = sorted({word for of_track in described for word in of_track})
         number = {word: place for place, word in enumerate(words)}
         rows = np.repeat(np.arange(len(described)), [len(of_track) for of_track in described])
         columns = [number[word] for of_track in described for word in of_track]
         shape = (len(described), len(words))
         has = sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=shape)
-        self._lexical = (_asked(queries.texts, words) @ has.T).tocsr()  # [2 Q, I]
+        self._lexical = (_asked(queries.texts, words, config.alike) @ has.T).tocsr()  # [2 Q, I]
 
     def lexical(self, query: Ints) -> Floats:
         """[B, I] lex of queries."""
@@ -112,11 +110,15 @@ def _largest(score: Floats, count: int) -> Ints:
 
 
 def _described(
-    catalogue: Catalogue, listeners: Listeners, queries: Queries, rng: np.random.Generator
+    genre_words: int,
+    catalogue: Catalogue,
+    listeners: Listeners,
+    queries: Queries,
+    rng: np.random.Generator,
 ) -> list[list[str]]:
     """The words of every track, each once."""
     tracks, per_genre = catalogue.config.tracks, queries.config.words_per_genre
-    of_genre = distinct(rng, tracks, per_genre, min(_WORDS_OF_A_GENRE, per_genre))
+    of_genre = distinct(rng, tracks, per_genre, min(genre_words, per_genre))
     of_mood = rng.integers(0, queries.config.words_per_mood, tracks)
     ambiguous = collections.defaultdict(list)
     for word, genres in zip(queries.ambiguous_words, listeners.senses.tolist(), strict=True):
@@ -136,12 +138,12 @@ def _described(
     return found
 
 
-def _asked(texts: list[str], words: list[str]) -> sparse.csr_matrix:
+def _asked(texts: list[str], words: list[str], least: float) -> sparse.csr_matrix:
     """[queries, words] how much of a query each word is: rows sum to 1 where all are known."""
     number = {word: place for place, word in enumerate(words)}
     typed = [text.split() for text in texts]
     unknown = sorted({word for of_query in typed for word in of_query if word not in number})
-    closest = dict(zip(unknown, _closest(unknown, words), strict=True))
+    closest = dict(zip(unknown, _closest(unknown, words, least), strict=True))
     rows, columns, values = [], [], []
     for row, of_query in enumerate(typed):
         for word in of_query:
@@ -153,8 +155,8 @@ def _asked(texts: list[str], words: list[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), len(words)))
 
 
-def _closest(unknown: list[str], words: list[str]) -> list[tuple[int, float]]:
-    """Place of the word most like each unknown one, and the similarity: 0 below `_ALIKE`."""
+def _closest(unknown: list[str], words: list[str], least: float) -> list[tuple[int, float]]:
+    """Place of the word most like each unknown one, and the similarity: 0 below `least`."""
     pairs: dict[str, int] = {}
     one, other = (_letter_pairs(some, pairs) for some in (unknown, words))
     width = len(pairs)
@@ -168,7 +170,7 @@ def _closest(unknown: list[str], words: list[str]) -> list[tuple[int, float]]:
         dice = 2 * both / (np.asarray(some.sum(axis=1)) + of_word)
         best = dice.argmax(axis=1)
         alike = dice[np.arange(len(best)), best]
-        found += zip(best.tolist(), np.where(alike >= _ALIKE, alike, 0.0).tolist(), strict=True)
+        found += zip(best.tolist(), np.where(alike >= least, alike, 0.0).tolist(), strict=True)
     return found
 
 

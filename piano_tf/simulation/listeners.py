@@ -13,9 +13,6 @@ from piano_tf.simulation.words import draw_languages
 
 COUNTRIES = ("BR", "CN", "DE", "IN", "JP", "NG", "UA", "US")
 
-_INITIAL_SPREAD = 0.7  # of the logarithms of a listener's weights
-_MEMORY = 0.995  # of a weight's logarithm from day to day
-
 
 class Listeners:
     """U listeners over D days, numbered from 0. docs/world.md has the equations.
@@ -33,7 +30,7 @@ class Listeners:
       activity: [U] share of all searches that are the listener's; sums to 1.
       taste_genre, taste_mood: [D, U, K].
       taste_weight: [D, U, K], positive, sums to 1 over K.
-      favourites: [D, U, F] artists, some perhaps twice.
+      favourites: [D, U, F] artists; one may be there more than once.
       senses: [W, M] genres that an ambiguous word can mean.
       sense: [D, U, W] which of them it means to the listener.
       words: [U, V] ambiguous words that the listener uses.
@@ -52,7 +49,7 @@ class Listeners:
         self._catalogue = catalogue
         self.ids = [f"listener-{number}" for number in range(count)]
         self.country = [COUNTRIES[number] for number in rng.integers(0, len(COUNTRIES), count)]
-        self.language = draw_languages(rng, count)
+        self.language = draw_languages(rng, count, catalogue.config.languages)
         share = (1.0 + rng.permutation(count)) ** -config.activity_exponent
         self.activity = share / share.sum()
 
@@ -84,12 +81,12 @@ class Listeners:
 
     def _weights(self, days: int, rng: np.random.Generator) -> Floats:
         shape = (self.config.count, self.config.tastes)
-        log_weight = rng.normal(0.0, _INITIAL_SPREAD, shape)
+        log_weight = rng.normal(0.0, self.config.spread, shape)
         found = np.empty((days, *shape))
         for day in range(days):
             if day:
                 step = rng.normal(0.0, self.config.drift, shape)
-                log_weight = _MEMORY * log_weight + step
+                log_weight = self.config.memory * log_weight + step
             weight = np.exp(log_weight)
             found[day] = weight / weight.sum(axis=-1, keepdims=True)
         return found
@@ -117,12 +114,13 @@ class Listeners:
     def affinity(self, day: int, listener: Ints, track: Ints) -> Floats:
         """theta: how much of a listener's taste a track is, from 0 to 1; broadcasts.
 
-        The sum of the weights of the tastes whose genre is the track's, each by half where its mood
-        is another.
+        The sum of the weights of the tastes whose genre is the track's, each times `genre_alone`
+        where its mood is another.
         """
         genre = self.taste_genre[day, listener] == self._catalogue.genre[track][..., None]
         mood = self.taste_mood[day, listener] == self._catalogue.mood[track][..., None]
-        return (self.taste_weight[day, listener] * genre * (0.5 + 0.5 * mood)).sum(axis=-1)
+        met = np.where(mood, 1.0, self.config.genre_alone)
+        return (self.taste_weight[day, listener] * genre * met).sum(axis=-1)
 
     def is_favourite(self, day: int, listener: Ints, track: Ints) -> Bools:
         """Whether the track's artist is one of the listener's favourites; broadcasts."""

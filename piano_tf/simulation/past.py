@@ -33,7 +33,7 @@ class History(NamedTuple):
 class Past:
     """Clicks of every listener, the newest `kept` of each; memory does not grow with the log.
 
-    A click is dated at its list; of one list, that further down came first.
+    A click is dated at its list; of one list, the click further down is the newer one.
 
     Args:
       kept: Entries of a listener.

@@ -13,10 +13,6 @@ from piano_tf.simulation.draws import Floats, Ints, by_weight
 from piano_tf.simulation.listeners import Listeners
 from piano_tf.simulation.words import SCRIPTS, Words
 
-_OTHER_VERSION = 0.7  # of another version than the one that was named
-_SAME_ARTIST = 0.3  # of another track of that artist
-_ONE_OF_TWO = 0.5  # of a track of the genre or the mood, where both were named
-
 
 class Kind(enum.IntEnum):
     """How a query says what is meant."""
@@ -170,7 +166,7 @@ class Queries:
 
     def relevance(self, day: int, listener: Ints, query: Ints, track: Ints) -> Floats:
         """rel: how much of what the listener means by a query a track is, 0 to 1; broadcasts."""
-        catalogue = self._catalogue
+        c, catalogue = self.config, self._catalogue
         query = self.spelt_right(query)
         kind, target, wanted = self.kind[query], self.target[query], self.mood[query]
         ambiguous = kind == Kind.AMBIGUOUS
@@ -190,12 +186,12 @@ class Queries:
             [
                 catalogue.artist[track] == target,
                 1.0,
-                _OTHER_VERSION,
-                _SAME_ARTIST * (catalogue.artist[track] == catalogue.artist[named]),
+                c.other_version,
+                c.same_artist * (catalogue.artist[track] == catalogue.artist[named]),
                 right_genre,
                 right_mood,
             ],
-            _ONE_OF_TWO * right_genre + (1 - _ONE_OF_TWO) * right_mood,
+            c.genre_of_two * right_genre + (1 - c.genre_of_two) * right_mood,
         )
 
     def intent(self, day: int | Ints, listener: Ints, query: Ints) -> Ints:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _LATIN = tuple(consonant + vowel for consonant in "bdfgklmnrstvz" for vowel in "aeiou")
@@ -12,7 +14,6 @@ _RUSSIAN = ("ба", "ви", "го", "да", "жу", "ла", "ми", "но", "р�
 LATIN = "en"
 # Language -> the syllables its words are made of.
 SCRIPTS = {LATIN: _LATIN, "zh": _CHINESE, "ja": _JAPANESE, "ru": _RUSSIAN}
-_SHARES = (0.55, 0.2, 0.15, 0.1)
 LANGUAGES = tuple(SCRIPTS)
 
 
@@ -53,6 +54,6 @@ class Words:
         return " ".join(words)
 
 
-def draw_languages(rng: np.random.Generator, count: int) -> np.ndarray:
-    """[count] places in `LANGUAGES`, the first the most frequent."""
-    return rng.choice(len(LANGUAGES), count, p=_SHARES)
+def draw_languages(rng: np.random.Generator, count: int, shares: Sequence[float]) -> np.ndarray:
+    """[count] places in `LANGUAGES`, each language as often as its share says."""
+    return rng.choice(len(LANGUAGES), count, p=shares)

@@ -40,11 +40,6 @@ class World:
         self.first_stage = FirstStage(config.first_stage, *world, rng)
         self.behaviour = Behaviour(config.behaviour, *world)
 
-    @property
-    def days(self) -> int:
-        """How long it lasts: the log, and what comes after it."""
-        return self.config.days + self.config.days_after
-
     def draws_of(self, day: int, what: int) -> np.random.Generator:
         """Randomness of one day, for one purpose."""
         return np.random.default_rng([self.config.seed, 1 + what, day])

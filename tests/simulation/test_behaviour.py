@@ -128,17 +128,17 @@ def test_acts_are_as_often_as_is_expected(world: World, config: BehaviourConfig)
 @given(order=st.permutations(range(5)), more=st.integers(1, 3))
 def test_a_list_is_what_its_order_makes_it(world: World, order: list[int], more: int) -> None:
     appeal = Appeal(*(values[:1] for values in some_appeal(world)))
-    places = np.array([order])
-    moved = appeal.ordered(places)
-    direct = world.behaviour.expected(Appeal(*(values[:, order] for values in appeal)))
+    moved = appeal.ordered(np.array([order]))
     padded = Appeal(*(np.pad(values, ((0, 0), (0, more))) for values in moved))
+    direct, other, wide = (
+        world.behaviour.expected(lists)
+        for lists in (Appeal(*(values[:, order] for values in appeal)), moved, padded)
+    )
     for name in direct._fields:
-        one, other, wide = (
-            getattr(world.behaviour.expected(lists), name)
-            for lists in (Appeal(*(v[:, order] for v in appeal)), moved, padded)
-        )
-        np.testing.assert_allclose(other, one, rtol=1e-12)
-        np.testing.assert_allclose(wide[..., :5] if wide.ndim == 2 else wide, one, rtol=1e-9)
+        one = getattr(direct, name)
+        np.testing.assert_allclose(getattr(other, name), one, rtol=1e-12)
+        found = getattr(wide, name)
+        np.testing.assert_allclose(found[..., :5] if found.ndim == 2 else found, one, rtol=1e-9)
 
 
 def test_the_company_matters_only_where_it_is_said_to(world: World) -> None:

@@ -101,12 +101,27 @@ def test_tastes_change_as_often_as_is_said(small: SimulationConfig) -> None:
     still = World(
         with_parts(small, listeners={"change": 0.0, "drift": 0.0}, queries={"meaning_change": 0.0})
     ).listeners
-    for name, kinds in (("taste_genre", 8), ("favourites", 80), ("sense", 3)):
+    for name, kinds in (
+        ("taste_genre", 8),
+        ("taste_mood", 3),
+        ("favourites", 80),
+        ("sense", 3),
+    ):
         values = getattr(changing, name)
         expected = 0.2 * (1 - 1 / kinds)
         assert (values[1:] != values[:-1]).mean() == pytest.approx(expected, abs=0.02), name
         assert (getattr(still, name) == getattr(still, name)[0]).all()
     assert (changing.taste_weight.sum(axis=-1) == pytest.approx(1)) and len(changing.ids) == 150
+
+
+def test_weights_drift_as_is_said(small: SimulationConfig) -> None:
+    drifting = {"spread": 0.9, "memory": 0.5, "drift": 0.3, "count": 2_000}
+    weight = World(with_parts(small, listeners=drifting)).listeners.taste_weight
+    ratio = np.log(weight[..., 1] / weight[..., 0])  # of two, for only their softmax is seen
+    assert ratio[0].std() == pytest.approx(0.9 * np.sqrt(2), rel=0.05)
+    stationary = 0.3 / np.sqrt(1 - 0.5**2)
+    assert ratio[20:].std() == pytest.approx(stationary * np.sqrt(2), rel=0.02)
+    assert np.corrcoef(ratio[20], ratio[21])[0, 1] == pytest.approx(0.5, abs=0.06)
 
 
 def test_favourites_are_of_genres_that_are_liked(world: World) -> None:
@@ -236,8 +251,8 @@ def test_a_meaning_is_of_no_taste(world: World) -> None:
     people = world.listeners
     listener, word = np.nonzero(np.ones((150, 24)))
     meant = people.meant(0, listener, word)
-    share = np.mean([(people.sense[0] == sense).mean() for sense in range(3)])
-    assert share == pytest.approx(1 / 3)
+    shares = np.bincount(people.sense[0].ravel(), minlength=3) / people.sense[0].size
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.03)
     liked = (people.taste_genre[0, listener] == meant[:, np.newaxis]).any(axis=1).mean()
     assert liked == pytest.approx(4 / 8, abs=0.03)  # four of eight genres are liked
 
