@@ -1,12 +1,14 @@
 """Whether QDIR's attention falls on past queries of the same true intent.
 
+    export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1
     .venv/bin/python experiments/attention.py worlds/main.json experiments/runs/main/logs \\
-        experiments/models/piano.json experiments/models/piano-item-keys.json
+        experiments/runs/main/models-0/piano/1 experiments/runs/main/models-0/piano-item-keys/1
 
-trains each model as `piano train` does and prints, for lists of the first days after the log, the
-share of attention on past acts of the present query's intent, beside the share of these among all
-past acts, which is what an attention that knows nothing would have. Lists without such a past act,
-or without any other, do not count.
+trains each exported model once more, for what is exported does not say where it looks, and makes
+sure that it is the same: with one thread, as in scripts/experiment.sh. It prints, for lists of the
+first days after the log, the share of attention on past acts of the present query's intent, beside
+the share of these among all past acts, which is what an attention that knows nothing would have.
+Lists without such a past act, or without any other, do not count.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from piano_tf.config import Config
 from piano_tf.data.batches import padded
+from piano_tf.evaluation.predictions import predict
+from piano_tf.evaluation.served import predict_exported
 from piano_tf.evaluation.tables import Table
 from piano_tf.experiment.traffic import past_of_the_log
+from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.models.piano import PIANO
 from piano_tf.simulation import SimulationConfig, World
 from piano_tf.simulation.logs import ListColumns
@@ -76,11 +80,21 @@ def same_intent(
     return same[:, :width], there[:, :width]
 
 
-def looks(world: World, log: EncodedLog, config: Config) -> Looks:
-    """Trains a model, and looks where it looks."""
-    model = fit_log(log, config, verbose=2).model
-    if not isinstance(model, PIANO):
-        raise SystemExit(f"model.name: got {config.model.name!r}, expected 'piano'")
+def trained_again(log: EncodedLog, model_dir: Path) -> PIANO:
+    """The model that was exported, in Keras."""
+    config = ModelCard.load(model_dir / CARD_FILE).config
+    fitted = fit_log(log, config, verbose=2)
+    if not isinstance(fitted.model, PIANO):
+        raise SystemExit(f"{model_dir}: got a {config.model.name!r}, expected a 'piano'")
+    once = predict_exported(model_dir, log.log_dir, "test")
+    again = predict(fitted.model, fitted.score, log.batches("test", ROWS))
+    if not np.allclose(once.click, again.click, atol=1e-4):
+        raise SystemExit(f"{model_dir}: training again gave another model; expected one thread")
+    return fitted.model
+
+
+def looks(world: World, log: EncodedLog, model: PIANO) -> Looks:
+    """Looks where a model looks."""
     past, _ = past_of_the_log(world)
     columns = ListColumns(world)
 
@@ -122,13 +136,13 @@ def mean_over_listeners(values: np.ndarray, listener: np.ndarray) -> str:
     return f"{values.mean():.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def main(world_file: Path, log_dir: Path, *configs: Path) -> None:
+def main(world_file: Path, log_dir: Path, *models: Path) -> None:
     world = World(SimulationConfig.load(world_file))
     rows = []
-    for path in configs:
-        config = Config.load(path)
+    for model_dir in models:
+        config = ModelCard.load(model_dir / CARD_FILE).config
         with EncodedLog(log_dir, config.encoding) as log:
-            found = looks(world, log, config)
+            found = looks(world, log, trained_again(log, model_dir))
         for name, kinds in QUERIES.items():
             some = found.of(np.isin(found.kind, kinds))
             if len(some.share):
@@ -136,7 +150,7 @@ def main(world_file: Path, log_dir: Path, *configs: Path) -> None:
                     mean_over_listeners(values, some.listener)
                     for values in (some.attention, some.share)
                 )
-                rows.append([path.stem, name, f"{len(some.share):,}", *of_listeners])
+                rows.append([model_dir.parent.name, name, f"{len(some.share):,}", *of_listeners])
     header = ["model", "query", "lists", "attention on the same intent", "its share of the past"]
     print(Table("Attention and true intent", "", header, rows).markdown())
 

@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from piano_tf.data.logs import read_columns
-from piano_tf.propensity import read_examination
+from piano_tf.propensity import DEPTH, read_examination
 from piano_tf.simulation import SimulationConfig, World
 from piano_tf.simulation.searches import searches_of
-
-DEPTH = 20
 
 
 def true_examination(world: World, days: range) -> np.ndarray:

@@ -171,7 +171,8 @@ class ModelConfig(Frozen):
       max_rank: Initial ranks from this one on share one position embedding.
       rank: Whether the initial rank is known `always`, or in `training` only: when serving, every
         candidate is then taken to be at the top, so that what the rank says of examination is
-        switched off. (H. Guo et al., PAL, RecSys 2019, has a network of its own for it.)
+        switched off (H. Guo et al., PAL, RecSys 2019, has a network of its own for it). Not for
+        models that read candidates in their initial order.
       ids: Whether users, items and words have trained vectors of their own, beside pre-trained
         ones. Where a log is small they learn it by heart.
       match: Whether inputs say how candidates match the history (`layers.MatchFeatures`).

@@ -76,8 +76,14 @@ def fit(
       verbose: As in `tf.keras.Model.fit`.
 
     Raises:
-      ConfigError: Debiasing is configured, and there are no propensities or nothing to weight.
+      ConfigError: Debiasing is configured, and there are no propensities, or a model or a loss that
+        cannot be weighted by them.
     """
+    if config.training.debiasing is not None and config.model.name in models.TREES:
+        raise ConfigError(
+            f"training.debiasing: {config.model.name!r} has no weights for single clicks; "
+            "expected null"
+        )
     if config.training.debiasing is not None and propensity is None:
         raise ConfigError(
             "training.debiasing: needs propensities, which only training on a log estimates "

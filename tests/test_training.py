@@ -302,6 +302,20 @@ def test_clicks_are_weighted_by_what_the_log_says_of_examination(tmp_path: Path)
     np.testing.assert_array_equal(propensity, np.maximum(theta, 0.55))
 
 
+def test_debiasing_what_cannot_be_weighted_is_one_sentence(train, encoder) -> None:
+    config = Config(
+        model=ModelConfig(name="lambdamart"), training=TrainingConfig(debiasing=DebiasingConfig())
+    )
+    with pytest.raises(ConfigError, match=r"training\.debiasing: 'lambdamart' has no weights"):
+        fit(train, train, encoder.inputs, config, propensity=np.ones(5), verbose=0)
+
+
+@pytest.mark.parametrize("name", ["first_stage", "dlcm", "lambdamart"])
+def test_who_reads_the_initial_order_cannot_leave_it_out(name: str, encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"model\.rank: got 'training'"):
+        models.build(encoder.inputs, ModelConfig(name=name, rank="training"))
+
+
 def test_debiasing_without_propensities_is_one_sentence(train, encoder, prm) -> None:
     config = Config(model=prm, training=TrainingConfig(debiasing=DebiasingConfig()))
     with pytest.raises(ConfigError, match=r"training\.debiasing: needs propensities"):

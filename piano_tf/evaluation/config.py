@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,17 +120,7 @@ class ComparisonConfig(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> ComparisonConfig:
-        slugs: dict[str, str] = {}
-        for label in self.models:
-            slug = slug_of(label)
-            if not slug or label in ORDERS:
-                raise ValueError(f"models: got label {label!r}, expected a name of its own")
-            if slug in slugs:
-                raise ValueError(
-                    f"models: got labels {slugs[slug]!r} and {label!r}, expected ones that differ "
-                    "in letters or digits"
-                )
-            slugs[slug] = label
+        require_apart("models", self.models, taken=ORDERS)
         for label in (self.reference, *self.ablations):
             if label not in self.models:
                 raise ValueError(f"got label {label!r}, expected one of {', '.join(self.models)}")
@@ -196,6 +186,30 @@ class ComparisonConfig(Frozen):
             for key, values in space.items()
             for value in ((values.min, values.max) if isinstance(values, Range) else values)
         ]
+
+
+def require_apart(field: str, labels: Iterable[str], *, taken: Container[str] = ()) -> None:
+    """Labels must make names of files of their own.
+
+    Args:
+      field: Where they stand.
+      labels: The labels.
+      taken: What none may be called.
+
+    Raises:
+      ValueError: One has no letter or digit, is taken, or differs from another in neither.
+    """
+    slugs: dict[str, str] = {}
+    for label in labels:
+        slug = slug_of(label)
+        if not slug or label in taken:
+            raise ValueError(f"{field}: got label {label!r}, expected a name of its own")
+        if slug in slugs:
+            raise ValueError(
+                f"{field}: got labels {slugs[slug]!r} and {label!r}, expected ones that differ "
+                "in letters or digits"
+            )
+        slugs[slug] = label
 
 
 def slug_of(label: str) -> str:

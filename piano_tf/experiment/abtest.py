@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from piano_tf.errors import PianoError
+from piano_tf.evaluation.config import slug_of
 from piano_tf.experiment.config import ExperimentConfig, PolicyConfig
 from piano_tf.experiment.policies import FirstStage, ListSelection, Policy, Sorted
 from piano_tf.experiment.results import Experiment, write_experiment
 from piano_tf.experiment.served import exported, served
 from piano_tf.experiment.traffic import past_of_the_log, run
+from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.files import replacing
 from piano_tf.simulation.config import SimulationConfig
 from piano_tf.simulation.searches import count_before
@@ -69,7 +71,7 @@ def abtest(config: ExperimentConfig, *, progress: Progress | None = None) -> Pat
                 progress(shown, per_policy * len(policies), name)
 
         tables[name] = run(world, policy, copy.deepcopy(past), span, progress=tell)
-        with replacing(output / "lists" / f"{_slug(name)}.parquet") as partial:
+        with replacing(output / "lists" / f"{slug_of(name)}.parquet") as partial:
             pq.write_table(tables[name], partial)
     experiment = Experiment(
         listeners=world.listeners.ids,
@@ -95,10 +97,13 @@ def policy_of(config: PolicyConfig, models: Path) -> Policy:
       models: Folder that models are in.
 
     Raises:
-      PianoError: Its model cannot be loaded, or its server not be reached.
+      PianoError: Its model cannot be loaded, or its server not be reached, or a list's order does
+        not count to a model that is to choose among orders.
     """
     if config.model is not None:
         predictor = exported(models / config.model)
+        if config.selection is not None:
+            _require_that_order_counts(models / config.model)
     elif config.server is not None:
         predictor = served(config.server)
     else:
@@ -108,5 +113,9 @@ def policy_of(config: PolicyConfig, models: Path) -> Policy:
     return Sorted(predictor, config.weights)
 
 
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+def _require_that_order_counts(model_dir: Path) -> None:
+    if ModelCard.load(model_dir / CARD_FILE).config.model.rank != "always":
+        raise PianoError(
+            f"{model_dir}: expects the same of a list in any order, for it knew ranks in training "
+            "only; list selection needs a model with model.rank 'always'"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pydantic
 
 from piano_tf.config import Frozen
+from piano_tf.evaluation.config import require_apart
 
 Weights = tuple[float, float]
 
@@ -19,7 +20,9 @@ class SelectionConfig(Frozen):
       value: (A, B) of A P(any click) + B P(any conversion), by which one is chosen.
     """
 
-    sweep: tuple[Weights, ...] = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0))
+    sweep: tuple[Weights, ...] = pydantic.Field(
+        min_length=1, default=((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0))
+    )
     value: Weights = (1.0, 1.0)
 
 
@@ -81,6 +84,7 @@ class ExperimentConfig(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _names_are_of_policies(self) -> ExperimentConfig:
+        require_apart("policies", self.policies)
         names = ", ".join(self.policies)
         for field in ("control", "reference"):
             name = getattr(self, field)

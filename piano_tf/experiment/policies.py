@@ -18,6 +18,9 @@ Predictor = Callable[[pa.RecordBatch], Predictions]
 """What answers about lists as the signature `serving_default` does."""
 
 
+_DECIMALS = 6  # in which values of lists are told apart: the rest is a model's rounding
+
+
 class Request(NamedTuple):
     """Lists of one moment, as a policy gets them.
 
@@ -97,7 +100,7 @@ class ListSelection:
         mask = request.searches.mask
         orders = [by_score(combined(said, *weights), mask) for weights in self._sweep]
         values = [self._list_value(self._predictor(request.rows(order))) for order in orders]
-        best = np.argmax(values, axis=0)
+        best = np.argmax(np.round(values, _DECIMALS), axis=0)
         return np.stack(orders)[best, np.arange(len(mask))]
 
     def _list_value(self, said: Predictions) -> np.ndarray:
@@ -116,7 +119,12 @@ def _log(probability: np.ndarray) -> np.ndarray:
 
 
 def by_score(score: np.ndarray, mask: np.ndarray) -> Ints:
-    """[B, N] places by falling score, ties as they stand, padding last; both may differ in N."""
+    """[B, N] places by falling score, ties as they stand, padding last.
+
+    Args:
+      score: [B, M]; what is beyond M has none and comes after, what is beyond N is left out.
+      mask: [B, N] True = real.
+    """
     wide = np.full(mask.shape, -np.inf)
     width = min(score.shape[1], mask.shape[1])
     wide[:, :width] = score[:, :width]

@@ -26,7 +26,6 @@ from piano_tf.experiment.measures import (
     bootstrap_lift,
     buckets,
     cuped_lift,
-    paired_lift,
     sums,
 )
 from piano_tf.files import replacing
@@ -76,7 +75,14 @@ class Experiment:
 
     def of(self, policy: str, measure: Measure) -> Sums:
         """Sums over all listeners."""
-        return sums(self.tables[policy], measure, len(self.listeners))
+        return self._sums(self.tables[policy], measure)
+
+    def _sums(self, lists: pa.Table, measure: Measure) -> Sums:
+        span = range(self.first_day, self.first_day + self.days)
+        return sums(lists, measure, len(self.listeners), span)
+
+    def _of_the_log(self, measure: Measure) -> Sums:
+        return sums(self.before, measure, len(self.listeners), range(self.first_day))
 
     def in_bucket(self, policy: str, measure: Measure) -> Sums:
         """Sums over the policy's own listeners."""
@@ -89,13 +95,12 @@ class Experiment:
 
     def adjusted(self, policy: str, measure: Measure) -> Cuped:
         """The lift between the buckets, adjusted for the time of the log."""
-        past = sums(self.before, measure, len(self.listeners))
+        past = self._of_the_log(measure)
         return cuped_lift(
             self.in_bucket(policy, measure),
             self.in_bucket(self.control, measure),
             past.of(self.bucket(policy)),
             past.of(self.bucket(self.control)),
-            self.days,
         )
 
     def truth(
@@ -114,26 +119,23 @@ class Experiment:
             table = self.tables[name]
             if rows is not None:
                 table = table.filter(pa.array(SLICES[rows](self.tables[self.control])))
-            return sums(table, measure.expected(), len(self.listeners))
+            return self._sums(table, measure.expected())
 
-        return paired_lift(expected(policy), expected(over or self.control), self.seed)
+        one, other = expected(policy), expected(over or self.control)
+        return bootstrap_lift(one, other, self.seed, paired=True)
 
     def false_positives(self, measure: Measure) -> np.ndarray:
         """[aa] p of experiments in which half of the control's listeners are set against the rest.
 
         Each is assigned by a salt of its own.
         """
-        during, past = (
-            sums(table, measure, len(self.listeners))
-            for table in (self.tables[self.control], self.before)
-        )
+        during, past = self.of(self.control, measure), self._of_the_log(measure)
         found = []
         for number in range(self.aa):
             half = buckets(self.listeners, 2, f"{self.salt} A/A {number}") == 0
-            lift = cuped_lift(
-                during.of(half), during.of(~half), past.of(half), past.of(~half), self.days
+            found.append(
+                cuped_lift(during.of(half), during.of(~half), past.of(half), past.of(~half)).p
             )
-            found.append(lift.lift.p)
         return np.array(found)
 
 
@@ -176,7 +178,7 @@ def bucket_table(experiment: Experiment, measure: Measure) -> Table:
             row += [
                 _lift(plain),
                 _lift(adjusted.lift),
-                _p(adjusted.lift.p),
+                _p(adjusted.p),
                 f"{adjusted.detectable:.1%}",
                 _days(adjusted.days),
             ]
@@ -186,7 +188,8 @@ def bucket_table(experiment: Experiment, measure: Measure) -> Table:
         f"{measure.name} in the experiment",
         "Each listener met one policy. Lifts over the control with 95 % intervals: bootstrap over "
         "listeners, and Welch's after CUPED; the least lift that is found in 80 % of experiments "
-        "of this size; the days that it would take to find the lift that was measured.",
+        "of this size; the days that it would take the same listeners to find the lift that was "
+        "measured.",
         header,
         rows,
     )
@@ -217,15 +220,22 @@ def truth_table(experiment: Experiment) -> Table:
 
 def slice_table(experiment: Experiment, measure: Measure, over: str) -> Table:
     """True lifts by kind of query and by length of history."""
-    some = (None, *SLICES)
+    control = experiment.tables[experiment.control]
+    some = [name for name, rows in SLICES.items() if rows(control).any()]
     rows = [
-        [name, *(_lift(experiment.truth(name, measure, over=over, rows=rows)) for rows in some)]
+        [
+            name,
+            *(
+                _lift(experiment.truth(name, measure, over=over, rows=rows))
+                for rows in (None, *some)
+            ),
+        ]
         for name in experiment.others(over)
     ]
     return Table(
         f"True lift of {measure.name} over {over}, by query and history",
         f"Of every list, and of some; histories as they are under {experiment.control}.",
-        ["policy", "all", *SLICES],
+        ["policy", "all", *some],
         rows,
     )
 
@@ -248,7 +258,10 @@ def aa_table(experiment: Experiment) -> Table:
 
 
 def _lift(lift: Lift) -> str:
-    return f"{lift.value:+.1%} [{lift.low:+.1%}, {lift.high:+.1%}]"
+    if np.isnan(lift.value):
+        return _NONE
+    interval = "" if np.isnan(lift.low) else f" [{lift.low:+.1%}, {lift.high:+.1%}]"
+    return f"{lift.value:+.1%}{interval}"
 
 
 def _p(p: float) -> str:
@@ -256,7 +269,7 @@ def _p(p: float) -> str:
 
 
 def _days(days: float) -> str:
-    return f"{days:,.0f}" if days < 10_000 else "> 10,000"
+    return f"{days:,.0f}" if days < 10_000 else "never" if np.isinf(days) else "> 10,000"
 
 
 def lift_by_day(experiment: Experiment) -> Figure:
@@ -312,7 +325,8 @@ def _rows(experiment: Experiment) -> Iterator[dict]:
                 lifts = {"true": experiment.truth(name, measure)}
                 if name in experiment.assigned:
                     adjusted = experiment.adjusted(name, measure)
-                    row |= {"detectable": adjusted.detectable, "days_needed": adjusted.days}
+                    row |= {"p": adjusted.p, "detectable": adjusted.detectable}
+                    row |= {"days_needed": adjusted.days}
                     lifts |= {"lift": experiment.measured(name, measure), "cuped": adjusted.lift}
                 for prefix, lift in lifts.items():
                     row |= {f"{prefix}_{part}": getattr(lift, part) for part in lift._fields}

@@ -37,6 +37,9 @@ REGISTRY: dict[str, type[Reranker]] = {
 TREES: dict[str, type[LambdaMART]] = {"lambdamart": LambdaMART}
 
 
+_IN_INITIAL_ORDER = ("first_stage", "dlcm", "lambdamart")
+
+
 def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | LambdaMART:
     """A fresh re-ranker.
 
@@ -45,12 +48,17 @@ def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | La
       config: Its name and sizes.
 
     Raises:
-      ConfigError: No model has that name.
+      ConfigError: No model has that name, or it cannot leave the initial rank out when serving.
     """
     config = config or ModelConfig()
     kinds: dict[str, type[Reranker] | type[LambdaMART]] = {**REGISTRY, **TREES}
     if config.name not in kinds:
         raise ConfigError(f"model.name: got {config.name!r}, expected one of {', '.join(kinds)}")
+    if config.rank == "training" and config.name in _IN_INITIAL_ORDER:
+        raise ConfigError(
+            f"model.rank: got 'training', but {config.name!r} cannot do without the initial order "
+            "when serving; expected 'always'"
+        )
     return kinds[config.name](inputs, config, name=config.name)
 
 

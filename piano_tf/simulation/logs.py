@@ -44,8 +44,9 @@ def simulate(config: SimulationConfig) -> Source:
 
     The same configuration gives the same log, byte by byte. Memory does not grow with the number of
     lists: what stays between days is the world, with every listener's state on every day, and every
-    listener's newest `config.history` clicks. Histories hold the clicks of earlier lists only and call a click that led to a conversion
-    `conversion`. The first stage decides what is shown, but for the randomised lists.
+    listener's newest `config.history` clicks. Histories hold the clicks of earlier lists only and
+    call a click that led to a conversion `conversion`. The first stage decides what is shown, but
+    for the randomised lists.
 
     Args:
       config: The world and the extent of its log.

@@ -243,7 +243,7 @@ def test_a_slice_is_of_its_lists(world: World, logged, tables) -> None:
     experiment = experiment_of(world, logged, tables)
     some = np.array(tables["first stage"]["history"].to_numpy() >= 30)
     one, other = (
-        sums(table.filter(pa.array(some)), CTR.expected(), 200) for table in tables.values()
+        sums(table.filter(pa.array(some)), CTR.expected(), 200, DAYS) for table in tables.values()
     )
     found = experiment.truth("truth", CTR, rows="history of 30 or more")
     assert found.value == pytest.approx(other.ratio / one.ratio - 1)
@@ -309,6 +309,11 @@ def test_an_experiment_is_written_whole(settings: SimulationConfig, tmp_path: Pa
         ({"policies": {"a": {}, "b": {"model": "m", "server": "s"}}}, "a model and a server"),
         ({"policies": {"a": {}, "b": {"weights": [1, 0]}}}, "need a model or a server"),
         ({"policies": {"a": {}}}, "policies"),
+        ({"policies": {"first stage": {}, "First-Stage": {}}}, "differ in letters or digits"),
+        (
+            {"policies": {"first stage": {}, "b": {"model": "m", "selection": {"sweep": []}}}},
+            "sweep",
+        ),
         ({"reference": "PRM"}, "reference: got 'PRM', expected one of first stage, b"),
         ({"policies": {"first stage": {"assigned": False}, "b": {}}}, "is not assigned"),
         ({"policies": {"first stage": {}, "b": {"assigned": False}}}, "two that are assigned"),

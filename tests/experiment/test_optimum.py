@@ -31,7 +31,7 @@ def world() -> World:
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_no_order_is_better_but_seldom(world: World, value: tuple[float, float]) -> None:
+def test_seldom_is_another_order_better(world: World, value: tuple[float, float]) -> None:
     searches = searches_of(world, 3)
     appeal = searches.appeal(world)
     found = list_value(

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from piano_tf.cli import piano
 from piano_tf.errors import PianoError
+from piano_tf.experiment.abtest import policy_of
+from piano_tf.experiment.config import PolicyConfig, SelectionConfig
 from piano_tf.experiment.policies import Request, Sorted
 from piano_tf.experiment.served import exported, served
 from piano_tf.experiment.traffic import past_of_the_log
@@ -30,7 +32,10 @@ SETTINGS = SimulationConfig.model_validate(
         "first_stage": {"pool": 30},
     }
 )
-CONFIG = '{"model": {"width": 8, "heads": 2, "blocks": 1}, "training": {"epochs": 1}}'
+CONFIG = """{
+    "model": {"width": 8, "heads": 2, "blocks": 1, "rank": "training"},
+    "training": {"epochs": 1, "debiasing": {}}
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,12 @@ def test_a_served_model_says_what_it_says_here(models: Path, address: str, reque
     for weights in (None, (1.0, 0.5)):
         orders = [Sorted(ask, weights).order(request_of_a_day) for ask in (here, there)]
         np.testing.assert_array_equal(*orders)
+
+
+def test_who_sees_no_order_cannot_choose_among_orders(models: Path) -> None:
+    policy = PolicyConfig(model="1", selection=SelectionConfig())
+    with pytest.raises(PianoError, match=r"needs a model with model\.rank 'always'"):
+        policy_of(policy, models)
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:
