@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
-from piano_tf.errors import PianoError
+from piano_tf.errors import ConfigError, PianoError
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_SPLIT = click.Choice(["train", "validation", "test"])
 _SHARE = 0.1
 
 
@@ -188,6 +189,8 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
 def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) -> None:
     """Train on LOGS in Keras alone, and export the model."""
     from piano_tf.config import Config
+    from piano_tf.data.logs import read_spec
+    from piano_tf.files import require_room
 
     chosen = Config.load(config) if config else Config()
     if seed is not None:
@@ -195,25 +198,37 @@ def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) ->
         chosen = chosen.model_copy(update={"training": training})
     if output.exists():
         raise PianoError(f"{output} exists already; a version of a model is never overwritten")
-    from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
+    require_room(output)
+    _require_exportable(chosen, config)
+    from piano_tf.export import ModelCard, ServingModule, export_model
     from piano_tf.training import EncodedLog, fit_log
 
-    require_exportable(chosen.model)
+    read_spec(log_dir)
+    verbose = "auto" if sys.stdout.isatty() else 2  # a bar is nothing to read in a file
     with EncodedLog(log_dir, chosen.encoding) as log:
-        fitted, encoder = fit_log(log, chosen), log.encoder
+        fitted, encoder = fit_log(log, chosen, verbose=verbose), log.encoder
     module = ServingModule(fitted.model, encoder, encoder.features, fitted.score)
     card = ModelCard(inputs=encoder.inputs, config=chosen, score=fitted.score)
     click.echo(f"score: log p(click) + {fitted.score.conversion:g} log p(conversion | click)")
     click.echo(f"exported: {export_model(module, card, output)}")
 
 
+def _require_exportable(chosen: Any, file: Path | None) -> None:
+    """Finds out before long work whether what is configured, in a file if in any, can be served."""
+    from piano_tf.export import require_exportable
+
+    try:
+        require_exportable(chosen.model)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}" if file else str(error)) from error
+
+
 @piano.command()
 @click.argument("model_dir", metavar="MODEL", type=_FOLDER)
 @click.argument("log_dir", metavar="LOGS", type=_FOLDER)
-@click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
-)
+@click.option("--split", type=_SPLIT, default="test", show_default=True)
 @click.option("--output", type=_FOLDER, help="Folder for tables and a report.")
+@click.option("--overwrite", is_flag=True, help="Replace a report that is there already.")
 @click.option(
     "--off-policy/--no-off-policy",
     default=False,
@@ -222,7 +237,12 @@ def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) ->
     "where the lists were really shown to people in their logged order.",
 )
 def evaluate(
-    model_dir: Path, log_dir: Path, split: str, output: Path | None, off_policy: bool
+    model_dir: Path,
+    log_dir: Path,
+    split: str,
+    output: Path | None,
+    overwrite: bool,
+    off_policy: bool,
 ) -> None:
     """Say how well an exported MODEL orders the lists of LOGS, beside the order they had.
 
@@ -230,10 +250,15 @@ def evaluate(
     """
     from rich.console import Console
 
-    from piano_tf.evaluation.report import facts, write_results
+    from piano_tf.evaluation.report import REPORT_FILE, facts, write_results
     from piano_tf.evaluation.served import evaluate_exported
     from piano_tf.evaluation.tables import one_model_tables
+    from piano_tf.files import require_room
 
+    if output is not None:
+        require_room(output)
+        if (output / REPORT_FILE).exists() and not overwrite:
+            raise PianoError(f"{output} has a report already; choose another, or --overwrite")
     comparison = evaluate_exported(model_dir, log_dir, split=split, off_policy=off_policy)
     console = Console(soft_wrap=True)
     console.print(facts(comparison), highlight=False)
@@ -267,17 +292,22 @@ def compare(config: Path) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task("starting", total=None)
-        report = run(
-            chosen,
-            progress=lambda done, total, what: progress.update(
-                task,
-                completed=done,
-                total=total,
-                description=f"done: {what}" if what else "starting",
-            ),
-            say=progress.console.print,
-        )
+        task = progress.add_task("searches, runs, tables", total=None)
+        try:
+            report = run(
+                chosen,
+                progress=lambda done, total, what: progress.update(
+                    task,
+                    completed=done,
+                    total=total,
+                    description=f"done: {what}" if what else "searches, runs, tables",
+                ),
+                say=progress.console.print,
+            )
+        except KeyboardInterrupt:
+            raise PianoError(
+                "interrupted; what is finished is kept, and the same command goes on from there"
+            ) from None
     click.echo(f"report: {report}")
 
 
@@ -335,13 +365,18 @@ def pipeline(
     """
     import tfx_pipeline
     from piano_tf.data.logs import read_spec
+    from piano_tf.files import require_room
     from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
 
+    if not home.is_dir():
+        require_room(home)
     variables = environment(
         logs=log_dir, home=home, config=config, thresholds=thresholds, cache=cache
     )
-    PipelineConfig.from_environment(variables)  # a wrong file is found before TFX is loaded
+    # What is wrong is found before TFX is loaded.
+    chosen = PipelineConfig.from_environment(variables)
     read_spec(log_dir)
+    _require_exportable(chosen.config, config)
 
     runner = Path(tfx_pipeline.__path__[0]) / "local_runner.py"
     state = home.absolute() / "tfx"
@@ -388,7 +423,7 @@ def serve(model_dir: Path, host: str, port: int) -> None:
 @piano.command()
 @click.option("--address", default="127.0.0.1:8500", show_default=True, help="Of the server.")
 @click.option("--logs", "log_dir", type=_FOLDER, required=True, help="Where the list is from.")
-@click.option("--split", default="test", show_default=True)
+@click.option("--split", type=_SPLIT, default="test", show_default=True)
 @click.option("--list-id", help="Which list; by default the first with a history.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait.")
 def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout: float) -> None:
@@ -422,6 +457,7 @@ def _interrupt_on_signals() -> None:
 def main() -> None:
     """Runs `piano`; what a person did wrong is one sentence and exit status 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is nobody's news
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is raised too
     try:
         piano()
     except PianoError as error:

@@ -55,12 +55,16 @@ class Frozen(pydantic.BaseModel):
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    fault = error.errors()[0]
+    faults = error.errors()
+    # A key that nobody knows first: what is missing may be what it was meant to be.
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     key = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")  # pydantic's, before what ours say
     message = message[0].lower() + message[1:]
     if not key:
         return message
+    if fault["type"] == "missing":
+        return f"{key}: missing"
     return f"{key}: got {fault['input']!r}; {message}"
 
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig
 from piano_tf.data.batches import raw_specs
-from piano_tf.errors import PianoError
+from piano_tf.errors import ConfigError, PianoError
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
-from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker
+from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_known
 from piano_tf.rerank import order_of, score
 
 CARD_FILE = Path("assets.extra") / "reranker.json"
@@ -107,9 +107,10 @@ class ServingModule(tf.Module):
 
 
 def require_exportable(config: ModelConfig) -> None:
-    """Raises a `PianoError` for a model that no SavedModel can hold."""
+    """Raises a `ConfigError` for a model that there is not, or that no SavedModel can hold."""
+    require_known(config)
     if config.name in TREES:
-        raise PianoError(
+        raise ConfigError(
             f"model.name: {config.name!r} is no Keras model and cannot be exported; expected one "
             f"of {', '.join(REGISTRY)} (`piano compare` takes it)"
         )

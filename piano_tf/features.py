@@ -31,7 +31,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 import pydantic
@@ -85,7 +85,13 @@ class Column:
 
 
 def _as_pairs(value: Any) -> Any:
-    return tuple(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    for name, type in value.items():
+        if type not in get_args(FeatureType):
+            expected = " or ".join(repr(known) for known in get_args(FeatureType))
+            raise ValueError(f"feature {name!r}: got type {type!r}, expected {expected}")
+    return tuple(value.items())
 
 
 # A mapping name -> type in JSON and in constructors; pairs inside, so that a spec stays immutable.

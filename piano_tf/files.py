@@ -9,7 +9,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from piano_tf.errors import PianoError
+
 _REPLACED = ".replaced"
+
+
+def require_room(path: Path) -> None:
+    """Finds out, before long work, whether a folder can be made or written to.
+
+    Raises:
+      PianoError: There is a file in the way, or no right to write.
+    """
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise PianoError(f"{path}: cannot be made, for {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PianoError(f"{path}: cannot be made, for {there} may not be written to")
 
 
 @contextlib.contextmanager
@@ -38,7 +53,11 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
       path: A folder that is not there then, or is empty; its parent is made too.
       replace: Whether a folder that is there may be full. It stays as it was until the new one
         takes its place.
+
+    Raises:
+      PianoError: The folder cannot be made there.
     """
+    require_room(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     old = partial / _REPLACED

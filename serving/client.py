@@ -84,7 +84,16 @@ class RerankClient:
 
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = self._model_name
-        response = self._call(self._models.GetModelStatus, request, timeout_s, wait_for_ready=True)
+        try:
+            response = self._call(
+                self._models.GetModelStatus, request, timeout_s, wait_for_ready=True
+            )
+        except RerankError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            raise RerankError(
+                f"no server answered at {self._address} within {timeout_s:g} s", error.code
+            ) from error
         available = [
             status.version
             for status in response.model_version_status

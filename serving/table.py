@@ -51,6 +51,7 @@ def reranking_table(
         Text(f"query: {asked.query}    user: {asked.user_id}    list: {asked.list_id}"),
         Text(f"past queries, newest first: {past}"),
         table,
+        Text("p(click) and p(conversion) are those of the candidate in 'after'"),
         Text(
             f"the list: p(any click) {answer.list_click:.4f}, "
             f"p(any conversion) {answer.list_conversion:.4f}    model version: "

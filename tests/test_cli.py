@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from piano_tf import cli
+from piano_tf import cli, training
 from piano_tf.data.logs import check_log, find_list
 from piano_tf.errors import LogError
 
@@ -94,6 +95,99 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
     assert sentence in message
     assert "\n" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["logs", "simulated", "--output", "{file}/logs"], "cannot be made, for {file} is a file"),
+        (["train", "{tmp}", "--output", "{file}/1"], "cannot be made, for {file} is a file"),
+        (["train", "{tmp}/gone", "--output", "{tmp}/1"], "{tmp}/gone: no such folder"),
+        (
+            ["evaluate", "{tmp}/1", "{tmp}", "--output", "{file}/report"],
+            "cannot be made, for {file} is a file",
+        ),
+        (
+            ["train", "{tmp}", "--config", "{tmp}/odd.json", "--output", "{tmp}/1"],
+            "{tmp}/odd.json: model.name: got 'pino', expected one of piano, ",
+        ),
+        (
+            ["pipeline", "--logs", "{log}", "--home", "{tmp}/run", "--config", "{tmp}/trees.json"],
+            "{tmp}/trees.json: model.name: 'lambdamart' is no Keras model",
+        ),
+        (
+            ["rerank", "--logs", "{log}", "--address", "127.0.0.1:1", "--timeout", "0.1"],
+            "no server answered at 127.0.0.1:1 within 0.1 s",
+        ),
+        (["compare", "{tmp}/misspelt.json"], "modles: got {'PIANO': {}}; extra inputs are not"),
+        (
+            ["logs", "parquet", "--input", "{empty}", "--output", "{tmp}/logs"],
+            "{empty}/lists.parquet: cannot be read as Parquet",
+        ),
+        (
+            ["logs", "parquet", "--input", "{none}", "--output", "{tmp}/logs"],
+            "{none}: has no lists",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_told_at_once(
+    tmp_path: Path,
+    log_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    sentence: str,
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for name, config in {
+        "odd": {"model": {"name": "pino"}},
+        "trees": {"model": {"name": "lambdamart"}},
+        "misspelt": {"logs": ["logs"], "output": "out", "modles": {"PIANO": {}}},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    none = write_input(tmp_path / "none", [shown(0)])
+    lists = none / "lists.parquet"
+    pq.write_table(pq.read_table(lists).slice(0, 0), lists)
+    empty = write_input(tmp_path / "empty", [shown(0)])
+    (empty / "lists.parquet").write_bytes(b"")
+    before = sorted(tmp_path.iterdir())
+
+    def filled(text: str) -> str:
+        for key, path in {
+            "tmp": tmp_path,
+            "file": file,
+            "log": log_dir,
+            "none": none,
+            "empty": empty,
+        }.items():
+            text = text.replace(f"{{{key}}}", str(path))
+        return text
+
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *map(filled, command))
+    message = str(ended.value.code)
+    assert message.startswith("error: ") and "\n" not in message
+    assert filled(sentence) in message
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("split", "content"), [("validation", None), ("validation", b""), ("train", None)]
+)
+def test_a_split_that_cannot_be_read_is_found_before_training(
+    tmp_path: Path,
+    log_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    split: str,
+    content: bytes | None,
+) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(log_dir, log)
+    for file in (log / split).iterdir():
+        file.unlink() if content is None else file.write_bytes(content)
+    monkeypatch.setattr(training, "pretrain", lambda *_: pytest.fail("training has begun"))
+    with pytest.raises(SystemExit, match=f"error: {log / split}.*Parquet|parquet"):
+        run(monkeypatch, "train", log, "--output", tmp_path / "1")
 
 
 def test_the_exit_status_and_stream_of_an_error(tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def test_types_in_parquet() -> None:
     [
         ('{"dataset": "d", "items": {}}', "items: got {}; extra inputs"),
         ('{"item": {}}', "dataset"),
-        ('{"dataset": "d", "item": {"artist": "text"}}', "'string' or 'float'"),
+        (
+            '{"dataset": "d", "item": {"artist": "text"}}',
+            "feature 'artist': got type 'text', expected 'string' or 'float'",
+        ),
         ('{"dataset": "d", "item": {"Artist": "string"}}', "item feature 'Artist'"),
         ('{"dataset": "d", "user": {"id": "string"}}', "user feature 'id'"),
         ('{"dataset": "d", "context": {"": "string"}}', "context feature ''"),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from piano_tf.data.encoding import Batch, Encoder
-from piano_tf.data.logs import read_batches, split_files
+from piano_tf.data.logs import read_batches, rows_of, split_files
 from piano_tf.features import LABELS, Axis, Column, FeatureSpec
 
 _NUMPY = {"string": object, "float": np.float32, "int64": np.int64}
@@ -90,7 +90,12 @@ def dataset(
 
     Returns:
       Of inputs (see `encode`) and labels: `click` and `conversion` -> [B, N] float32, 0 at padding.
+
+    Raises:
+      LogError: The split has no files, or one is not Parquet.
     """
+    for file in split_files(log_dir, split):  # now, and not in the middle of training
+        rows_of(file)
     lists = tf.data.Dataset.from_generator(
         lambda: raw_batches(log_dir, split, encoder.features, rows=1024),
         output_signature=raw_specs(encoder.features),

@@ -42,7 +42,14 @@ class LogSummary:
 
 
 def read_spec(log_dir: Path) -> FeatureSpec:
-    """The feature spec beside the splits of a log."""
+    """The feature spec beside the splits of a log.
+
+    Raises:
+      LogError: There is no such folder.
+      ConfigError: It holds no feature spec, or a wrong one.
+    """
+    if not Path(log_dir).is_dir():
+        raise LogError("no such folder; expected one that `piano logs` wrote", source=str(log_dir))
     return FeatureSpec.load(Path(log_dir) / SPEC_FILE)
 
 
@@ -56,6 +63,18 @@ def split_files(log_dir: Path, split: str) -> list[Path]:
     if not files:
         raise LogError("expected *.parquet files", source=str(Path(log_dir) / split))
     return files
+
+
+def rows_of(file: Path) -> int:
+    """How many lists a Parquet file says it has.
+
+    Raises:
+      LogError: It is not Parquet, or truncated.
+    """
+    try:
+        return pq.read_metadata(file).num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
 
 
 def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from piano_tf.data.logs import read_batches
+from piano_tf.data.logs import read_batches, rows_of
 from piano_tf.data.source import Source
 from piano_tf.data.validation import checked
 from piano_tf.errors import LogError
@@ -24,14 +22,15 @@ def read(input_dir: Path) -> Source:
       ConfigError: The spec is missing or wrong.
     """
     input_dir = Path(input_dir)
+    if not input_dir.is_dir():
+        raise LogError("no such folder", source=str(input_dir))
     spec = FeatureSpec.load(input_dir / SPEC_FILE)
     files = sorted(input_dir.glob("*.parquet"))
     if not files:
         raise LogError("expected *.parquet files", source=str(input_dir))
-    try:
-        total = sum(pq.read_metadata(file).num_rows for file in files)
-    except (OSError, ValueError) as error:
-        raise LogError(f"cannot be read as Parquet ({error})", source=str(input_dir)) from error
+    total = sum(map(rows_of, files))
+    if not total:
+        raise LogError("has no lists", source=str(input_dir))
     # Checked file by file, so that an error names the file and the row within it.
     batches = (
         batch for file in files for batch in checked(read_batches([file]), spec, source=str(file))

@@ -94,11 +94,9 @@ def _cast(array: pa.Array, column: Column, first_row: int, source: str | None) -
                 try:
                     _converted(array.take(pa.array([row])), column)
                 except pa.ArrowInvalid as error:
+                    fault = _misfit(array[row], column) or f"expected {column.arrow_type}: {error}"
                     raise LogError(
-                        f"expected {column.arrow_type}: {error}",
-                        column=column.name,
-                        row=first_row + row,
-                        source=source,
+                        fault, column=column.name, row=first_row + row, source=source
                     ) from error
             raise
     raise LogError(
@@ -107,6 +105,26 @@ def _cast(array: pa.Array, column: Column, first_row: int, source: str | None) -
         row=first_row,
         source=source,
     )
+
+
+def _misfit(row: pa.Scalar, column: Column) -> str | None:
+    """Which number of a row should be whole and is not; None where the fault is another."""
+    if column.type != "int64":
+        return None
+    values = row.as_py()
+    for position, value in enumerate(values if isinstance(values, list) else [values]):
+        if isinstance(value, float) and not value.is_integer():
+            place = f" at position {position}" if isinstance(values, list) else ""
+            return f"got {value}{place}, expected {_wanted(column)}"
+    return None
+
+
+def _wanted(column: Column) -> str:
+    """What a value of a column should be, in words."""
+    if column.name in features.LABELS:
+        return "0 or 1"
+    words = {"string": "a string", "float": "a finite number", "int64": "a whole number"}
+    return words[column.type]
 
 
 def _converted(array: pa.Array, column: Column) -> pa.Array:
@@ -159,17 +177,17 @@ def _first_fault(batch: pa.RecordBatch, spec: FeatureSpec) -> tuple[str, int, st
 
 def _value_fault(column: Column, values: pa.Array) -> tuple[int, str] | None:
     """Index of the first value that the column may not hold, and what was expected of it."""
-    checks: list[tuple[np.ndarray | pa.Array, str]] = [(pc.is_null(values), f"a {column.type}")]
+    checks: list[tuple[np.ndarray | pa.Array, str]] = [(pc.is_null(values), _wanted(column))]
     if column.type == "float":
         numbers = values.to_numpy(zero_copy_only=False)
-        checks.append((~np.isfinite(numbers), "a finite number"))
+        checks.append((~np.isfinite(numbers), _wanted(column)))
         if column.name == "history_age":
             checks.append((numbers < 0, "days before the request, >= 0"))
     if column.name == "timestamp":
         late = pc.greater_equal(values, _MILLISECONDS)
         checks.append((late, "Unix seconds; this looks like milliseconds"))
     if column.name in features.LABELS:
-        checks.append((pc.invert(pc.is_in(values, pa.array([0, 1]))), "0 or 1"))
+        checks.append((pc.invert(pc.is_in(values, pa.array([0, 1]))), _wanted(column)))
     if column.name == "history_action":
         known = pc.is_in(values, pa.array(features.ACTIONS))
         checks.append((pc.invert(known), " or ".join(repr(action) for action in features.ACTIONS)))

@@ -32,13 +32,14 @@ from piano_tf.evaluation import runs, search
 from piano_tf.evaluation.config import ORDERS, ComparisonConfig, slug_of
 from piano_tf.evaluation.lists import Lists, concatenate, read_lists
 from piano_tf.evaluation.predictions import Predictions
-from piano_tf.evaluation.report import write_results
+from piano_tf.evaluation.report import remove_results, write_results
 from piano_tf.evaluation.results import Comparison
 from piano_tf.evaluation.runs import Run, log_digest
 from piano_tf.evaluation.search import Search, SearchResult
 from piano_tf.evaluation.summary import Entry, Resampling, Row, Truth, means_of, orders, summarise
 from piano_tf.evaluation.workers import spawned
 from piano_tf.features import SPLITS
+from piano_tf.files import require_room
 from piano_tf.propensity import ExaminationModel, read_examination
 
 Progress = Callable[[int, int, str], None]
@@ -73,9 +74,11 @@ def compare(
     Raises:
       ConfigError: A label's model is unknown.
       LogError: A log cannot be read.
-      PianoError: A run or search failed; what was finished before is kept.
+      PianoError: A run or search failed, and what was finished before is kept; or the output folder
+        cannot be made.
     """
     _require_models(config)
+    require_room(config.output)
     for partial in config.output.glob("*/*/*/.*"):  # of a process that was killed
         shutil.rmtree(partial, ignore_errors=True)
     with pool(config.workers) as workers:
@@ -86,6 +89,8 @@ def compare(
             step(title)
         found = {(one.label, one.log_dir): search.found(one) for one in searches}
         tasks = _runs(config, found)
+        if any(runs.finished(run) is None for run in tasks):
+            remove_results(config.output)  # they would be those of other runs until the end
         for title in _finish(tasks, runs.finished, train, workers, say):
             step(title)
         comparison = dataclasses.replace(
@@ -96,13 +101,11 @@ def compare(
 
 
 def _require_models(config: ComparisonConfig) -> None:
-    known = {**models.REGISTRY, **models.TREES}
     for label in config.models:
-        name = config.config_of(label, seed=config.seeds[0]).model.name
-        if name not in known:
-            raise ConfigError(
-                f"models.{label}.model.name: got {name!r}, expected one of {', '.join(known)}"
-            )
+        try:
+            models.require_known(config.config_of(label, seed=config.seeds[0]).model)
+        except ConfigError as error:
+            raise ConfigError(f"models.{label}.{error}") from error
 
 
 def _searches(config: ComparisonConfig) -> list[Search]:

@@ -88,7 +88,7 @@ class ComparisonConfig(Frozen):
       search: Whether and how to search for better settings of each label first.
       workers: Models trained at the same time, each on one core; results do not depend on it.
       resamples: Of every interval and test.
-      unit: What is resampled: each `list`, or each `user` with all their lists.
+      unit: What is resampled: each `user` with all their lists, or each `list` alone.
       off_policy: Whether to estimate what each order would have been worth if shown. It means
         something only where the lists were really shown in their logged order.
 
@@ -108,7 +108,7 @@ class ComparisonConfig(Frozen):
     search: SearchConfig | None = None
     workers: int = pydantic.Field(default=1, ge=1)
     resamples: int = pydantic.Field(default=RESAMPLES, ge=1)
-    unit: Literal["list", "user"] = "list"
+    unit: Literal["list", "user"] = "user"
     off_policy: bool = True
 
     @pydantic.model_validator(mode="before")

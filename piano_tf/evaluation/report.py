@@ -36,6 +36,12 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
+def remove_results(output: Path) -> None:
+    """Removes what `write_results` wrote, if anything."""
+    for name in (RESULTS_FILE, SUMMARY_FILE, MARKDOWN_FILE, REPORT_FILE):
+        (output / name).unlink(missing_ok=True)
+
+
 def write_results(comparison: Comparison, output: Path) -> Path:
     """Writes `results.parquet`, `summary.parquet`, `results.md` and `report.html`.
 

@@ -37,7 +37,7 @@ def evaluate_exported(
       model_dir: A folder written by `piano_tf.export.export_model`.
       log_dir: A folder written by `piano logs`, with the columns that the model was trained on.
       split: Of the log.
-      resampling: Of intervals and tests; of users unless given.
+      resampling: Of intervals and tests.
       off_policy: Whether to estimate what each order would have been worth if shown. It means
         something only where the lists were really shown in their logged order.
 
@@ -45,7 +45,7 @@ def evaluate_exported(
       PianoError: The folder holds no such model.
       LogError: The log lacks a column of the model's, or cannot be read.
     """
-    resampling = resampling or Resampling(unit="user")
+    resampling = resampling or Resampling()
     predictions = predict_exported(model_dir, log_dir, split)
     lists = read_lists(log_dir, split)
     truth, why_not = Truth(lists), "none was asked for."

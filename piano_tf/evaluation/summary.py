@@ -61,7 +61,7 @@ class Resampling:
 
     seed: int = 0
     resamples: int = RESAMPLES
-    unit: Literal["list", "user"] = "list"
+    unit: Literal["list", "user"] = "user"
 
     def options(self, lists: Lists, part: np.ndarray | slice = slice(None)) -> dict:
         """Keyword arguments of `significance.interval` and `paired` for some of the lists."""

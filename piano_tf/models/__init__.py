@@ -40,6 +40,13 @@ TREES: dict[str, type[LambdaMART]] = {"lambdamart": LambdaMART}
 _IN_INITIAL_ORDER = ("first_stage", "dlcm", "lambdamart")
 
 
+def require_known(config: ModelConfig) -> None:
+    """Raises a `ConfigError` for a name that no model has."""
+    if config.name not in (*REGISTRY, *TREES):
+        known = ", ".join((*REGISTRY, *TREES))
+        raise ConfigError(f"model.name: got {config.name!r}, expected one of {known}")
+
+
 def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | LambdaMART:
     """A fresh re-ranker.
 
@@ -51,9 +58,8 @@ def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | La
       ConfigError: No model has that name, or it cannot leave the initial rank out when serving.
     """
     config = config or ModelConfig()
+    require_known(config)
     kinds: dict[str, type[Reranker] | type[LambdaMART]] = {**REGISTRY, **TREES}
-    if config.name not in kinds:
-        raise ConfigError(f"model.name: got {config.name!r}, expected one of {', '.join(kinds)}")
     if config.rank == "training" and config.name in _IN_INITIAL_ORDER:
         raise ConfigError(
             f"model.rank: got 'training', but {config.name!r} cannot do without the initial order "
@@ -81,4 +87,5 @@ __all__ = [
     "SetRank",
     "build",
     "inference",
+    "require_known",
 ]

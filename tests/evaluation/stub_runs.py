@@ -103,6 +103,7 @@ def config_of(log_dir: Path, output: Path, **changed: Any) -> ComparisonConfig:
             "models": MODELS,
             "ablations": ["no part"],
             "resamples": 200,
+            "unit": "list",
             **changed,
         }
     )

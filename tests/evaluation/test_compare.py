@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -149,6 +150,35 @@ def test_a_user_s_lists_are_resampled_together(log_dir: Path, tmp_path: Path) ->
     assert found["list"]["low"] != found["user"]["low"]
 
 
+def test_a_rival_that_keeps_the_initial_order_does_not_count_twice(
+    log_dir: Path, tmp_path: Path
+) -> None:
+    """It gets the p of the initial order, and the others the p that they have without it."""
+
+    def train(run: Run) -> None:
+        stub_train(run)
+        if run.label != "Keeper":
+            return
+        record, kept = runs.record_of(run.folder), {}
+        assert record is not None
+        for split in runs.PREDICTED:
+            found = load_predictions(run, split)
+            order = np.where(found.click > 0, -np.arange(found.click.shape[1]), 0)
+            kept[split] = dataclasses.replace(found, score=order.astype(np.float32))
+        runs.keep(run.folder, record, kept)
+
+    def p_of(**models: dict) -> dict[tuple[str, str], float]:
+        output = tmp_path / str(len(models))
+        compared(config_of(log_dir, output, models={**MODELS, **models}), train)
+        rows = pq.read_table(output / "summary.parquet").to_pylist()
+        return {(row["label"], row["metric"]): row["p_holm"] for row in rows}
+
+    with_it, without = p_of(Keeper={"model": {"name": "first_stage"}}), p_of()
+    for label, metric in without:
+        assert with_it[label, metric] == without[label, metric]
+        assert with_it["Keeper", metric] == without["initial order", metric]
+
+
 # --- what is kept ---
 
 
@@ -189,6 +219,19 @@ def test_what_has_changed_is_trained_again_and_nothing_else(log_dir: Path, tmp_p
     assert trainer.trained == ["Rival, seed 0", "Rival, seed 1"]
     assert [sentence.split(":")[0] for sentence in words] == trainer.trained
     assert values_of(output, "Rival", "click_mrr") != before
+
+
+def test_a_report_of_other_runs_does_not_stay_while_new_ones_are_made(
+    log_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    written = {"report.html", "results.md", "results.parquet", "summary.parquet"}
+    compared(config_of(log_dir, output))
+    assert written <= {file.name for file in output.iterdir()}
+    wider = {**MODELS, "Rival": {"model": {"name": "first_stage", "width": 80}}}
+    with pytest.raises(KeyboardInterrupt):
+        compared(config_of(log_dir, output, models=wider), Trainer(patience=1))
+    assert not written & {file.name for file in output.iterdir()}
 
 
 def test_a_changed_log_trains_everything_again(log_dir: Path, tmp_path: Path, tiny) -> None:
@@ -302,7 +345,7 @@ def test_nothing_is_trained_for_a_model_or_log_that_is_not_there(
     models = {"Ours": {}, "Theirs": {"model": {"name": "pianola"}}}
     with pytest.raises(ConfigError, match=r"models\.Theirs\.model\.name: got 'pianola', expected"):
         compared(config_of(log_dir, tmp_path / "out", models=models, ablations=[]), trainer)
-    with pytest.raises(PianoError, match=r"nowhere/features\.json: no such file"):
+    with pytest.raises(PianoError, match=r"nowhere: no such folder"):
         compared(config_of(tmp_path / "nowhere", tmp_path / "out"), trainer)
     (tmp_path / "half").mkdir()
     shutil.copy(log_dir / "features.json", tmp_path / "half")

@@ -28,7 +28,7 @@ from piano_tf.evaluation.summary import (
 from piano_tf.features import LABELS
 from piano_tf.propensity import ExaminationModel
 
-FEW = Resampling(resamples=100)
+FEW = Resampling(resamples=100, unit="list")
 THETA = ExaminationModel(np.array([1.0, 0.5, 0.25]))
 
 
