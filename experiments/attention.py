@@ -32,18 +32,12 @@ from piano_tf.models.piano import PIANO
 from piano_tf.simulation import SimulationConfig, World
 from piano_tf.simulation.logs import ListColumns
 from piano_tf.simulation.past import History
-from piano_tf.simulation.queries import Kind
+from piano_tf.simulation.queries import FAMILIES
 from piano_tf.simulation.searches import DAY, Searches, searches_of
 from piano_tf.training import EncodedLog, fit_log
 
 DAYS = 7
 ROWS = 256
-
-QUERIES = {
-    "navigational": (Kind.ARTIST, Kind.TRACK),
-    "exploratory": (Kind.GENRE, Kind.MOOD, Kind.GENRE_AND_MOOD),
-    "ambiguous": (Kind.AMBIGUOUS,),
-}
 
 
 class Looks(NamedTuple):
@@ -143,7 +137,7 @@ def main(world_file: Path, log_dir: Path, *models: Path) -> None:
         config = ModelCard.load(model_dir / CARD_FILE).config
         with EncodedLog(log_dir, config.encoding) as log:
             found = looks(world, log, trained_again(log, model_dir))
-        for name, kinds in QUERIES.items():
+        for name, kinds in FAMILIES.items():
             some = found.of(np.isin(found.kind, kinds))
             if len(some.share):
                 of_listeners = (

@@ -10,7 +10,7 @@ those of the log; CTR and CVR are exact expectations.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from piano_tf.experiment.policies import (
     FirstStage,
     ListSelection,
     Policy,
+    Predictor,
     Request,
     Sorted,
     by_score,
@@ -36,8 +37,8 @@ from piano_tf.simulation.draws import Ints, logistic
 from piano_tf.simulation.logs import ListColumns
 from piano_tf.simulation.searches import searches_of
 
-LISTS = 300  # of each day
 DAYS = 3
+LISTS = 300  # of each day
 SWEEP: tuple[Weights, ...] = (
     (1.0, 0.0),
     (1.0, 0.25),
@@ -49,11 +50,12 @@ SWEEP: tuple[Weights, ...] = (
 VALUES: tuple[Weights, ...] = ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0), (0.0, 1.0))
 
 Orders = Callable[[Request, Appeal], Ints]
+Points = dict[str, list[tuple[Weights, float, float]]]
+"""Curve -> weights, CTR and CVR of each of its points."""
 
 
-def curves(world: World, model: Path) -> dict[str, dict[Weights, Orders]]:
+def curves(world: World, predictor: Predictor) -> dict[str, dict[Weights, Orders]]:
     """Curve -> weights -> what orders lists so."""
-    predictor = exported(model)
     behaviour = world.behaviour
     orders = SelectionConfig().sweep
 
@@ -103,11 +105,11 @@ def requests(world: World) -> list[Request]:
     return found
 
 
-def main(world_file: Path, model: Path, output: Path) -> None:
-    world = World(SimulationConfig.load(world_file))
-    shown = [(request, request.searches.appeal(world)) for request in requests(world)]
-    points: dict[str, list[tuple[Weights, float, float]]] = {}
-    for name, of_weights in curves(world, model).items():
+def points_of(world: World, predictor: Predictor, requests: Sequence[Request]) -> Points:
+    """Where every way of ordering some lists comes out."""
+    shown = [(request, request.searches.appeal(world)) for request in requests]
+    points: Points = {}
+    for name, of_weights in curves(world, predictor).items():
         points[name] = []
         for weights, order in track(of_weights.items(), description=name):
             expected = [
@@ -117,12 +119,19 @@ def main(world_file: Path, model: Path, output: Path) -> None:
             ctr = np.concatenate([of_day.list_click for of_day in expected]).mean()
             cvr = np.concatenate([of_day.list_conversion for of_day in expected]).mean()
             points[name].append((weights, float(ctr), float(cvr)))
+    return points
+
+
+def main(world_file: Path, model: Path, output: Path) -> None:
+    world = World(SimulationConfig.load(world_file))
+    shown = requests(world)
+    points = points_of(world, exported(model), shown)
     rows = [
         [name, f"{a:g}, {b:g}", f"{ctr:.4f}", f"{cvr:.4f}"]
         for name, of_name in points.items()
         for (a, b), ctr, cvr in of_name
     ]
-    lists = sum(len(request.searches.number) for request, _ in shown)
+    lists = sum(len(request.searches.number) for request in shown)
     table = Table(
         "Clicks against conversions",
         f"{lists:,} lists; exact expectations. Sorting is by a log p(click) + b log p(conversion | "
@@ -136,7 +145,7 @@ def main(world_file: Path, model: Path, output: Path) -> None:
     print(table.markdown())
 
 
-def plot(points: dict[str, list[tuple[Weights, float, float]]]) -> Figure:
+def plot(points: Points) -> Figure:
     """A curve for each way, the first stage as a point; all, and once more what a model reaches."""
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     whole, near = figure.subplots(1, 2)

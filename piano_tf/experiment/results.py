@@ -29,7 +29,7 @@ from piano_tf.experiment.measures import (
     sums,
 )
 from piano_tf.files import replacing
-from piano_tf.simulation.queries import Kind
+from piano_tf.simulation.queries import FAMILIES, Kind
 
 RESULTS_FILE = "results.md"
 _NONE = "-"
@@ -155,9 +155,7 @@ def _history(least: int, most: int) -> Slice:
 
 
 SLICES = {
-    "navigational": _kind(Kind.ARTIST, Kind.TRACK),
-    "exploratory": _kind(Kind.GENRE, Kind.MOOD, Kind.GENRE_AND_MOOD),
-    "ambiguous": _kind(Kind.AMBIGUOUS),
+    **{family: _kind(*kinds) for family, kinds in FAMILIES.items()},
     "history of 0 to 9": _history(0, 9),
     "history of 10 to 29": _history(10, 29),
     "history of 30 or more": _history(30, 10**9),

@@ -25,6 +25,14 @@ class Kind(enum.IntEnum):
     AMBIGUOUS = 5
 
 
+FAMILIES = {
+    "navigational": (Kind.ARTIST, Kind.TRACK),
+    "exploratory": (Kind.GENRE, Kind.MOOD, Kind.GENRE_AND_MOOD),
+    "ambiguous": (Kind.AMBIGUOUS,),
+}
+"""What people call them -> which they are."""
+
+
 class Queries:
     """Q queries, numbered from 0, and as many misspelt: the slip of query q has number Q + q.
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
+from small_world import SETTINGS, Oracle
 
 from piano_tf.errors import ConfigError, PianoError
-from piano_tf.evaluation.predictions import Predictions
 from piano_tf.experiment import ExperimentConfig, PolicyConfig, abtest
 from piano_tf.experiment.measures import CTR, MEASURES, sums
 from piano_tf.experiment.policies import FirstStage, ListSelection, Request, Sorted, by_score
@@ -31,15 +31,7 @@ DAYS = range(30, 35)
 
 @pytest.fixture(scope="module")
 def settings() -> SimulationConfig:
-    return SimulationConfig.model_validate(
-        {
-            "lists": 3_000,
-            "days": 30,
-            "days_after": 5,
-            "listeners": {"count": 200},
-            "catalogue": {"tracks": 400, "artists": 40, "genres": 6, "moods": 3},
-        }
-    )
+    return SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -138,33 +130,6 @@ def test_acts_are_as_often_as_is_expected(tables: dict[str, pa.Table]) -> None:
 
 
 # --- policies ---
-
-
-class Oracle:
-    """Answers as a model would that knows the world; counts how often it is asked."""
-
-    def __init__(self, world: World, day: int) -> None:
-        self.world, self.day, self.asked = world, day, 0
-        self.of_track = {name: n for n, name in enumerate(world.catalogue.track_ids)}
-        self.of_query = {text: n for n, text in enumerate(world.queries.texts)}
-        self.of_listener = {name: n for n, name in enumerate(world.listeners.ids)}
-
-    def __call__(self, rows: pa.RecordBatch) -> Predictions:
-        self.asked += 1
-        lists = rows.to_pylist()
-        width = max(len(row["item_id"]) for row in lists)
-        track, mask = np.zeros((len(lists), width), int), np.zeros((len(lists), width), bool)
-        for number, row in enumerate(lists):
-            track[number, : len(row["item_id"])] = [self.of_track[item] for item in row["item_id"]]
-            mask[number, : len(row["item_id"])] = True
-        listener = np.array([self.of_listener[row["user_id"]] for row in lists])
-        query = np.array([self.of_query[row["query"]] for row in lists])
-        behaviour = self.world.behaviour
-        appeal = behaviour.appeal(self.day, listener, query, track, mask)
-        click = logistic(appeal.click) * mask
-        expected = behaviour.expected(appeal)
-        both = click * logistic(appeal.conversion)
-        return Predictions(click, click, both, expected.list_click, expected.list_conversion)
 
 
 @pytest.fixture
