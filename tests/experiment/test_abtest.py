@@ -18,7 +18,13 @@ from piano_tf.errors import ConfigError, PianoError
 from piano_tf.experiment import ExperimentConfig, PolicyConfig, abtest
 from piano_tf.experiment.measures import CTR, MEASURES, sums
 from piano_tf.experiment.policies import FirstStage, ListSelection, Request, Sorted, by_score
-from piano_tf.experiment.results import Experiment
+from piano_tf.experiment.results import (
+    Experiment,
+    aa_table,
+    bucket_table,
+    slice_table,
+    truth_table,
+)
 from piano_tf.experiment.traffic import SCHEMA, past_of_the_log, run
 from piano_tf.simulation import SimulationConfig, World, simulate
 from piano_tf.simulation.draws import logistic
@@ -230,6 +236,38 @@ def test_a_difference_from_itself_is_found_as_often_as_is_claimed(world, logged,
     for measure in MEASURES:
         p = experiment.false_positives(measure)
         assert stats.binomtest(int((p < 0.05).sum()), 200, 0.05).pvalue > 0.001, measure.name
+
+
+def test_tables_say_what_was_found(world: World, logged, tables) -> None:
+    three = tables | {"the same": tables["first stage"]}
+    experiment = experiment_of(
+        world, logged, three, assigned=list(tables), reference="truth", aa=100
+    )
+    table = bucket_table(experiment, CTR)
+    first, best = (dict(zip(table.header, row, strict=True)) for row in table.rows)
+    assert [first["policy"], best["policy"]] == list(tables)
+    assert first["lift"] == first["p"] == first["days"] == "-"
+    adjusted = experiment.adjusted("truth", CTR)
+    assert best["listeners"] == str(int(experiment.bucket("truth").sum()))
+    assert float(best["CTR"]) == pytest.approx(experiment.in_bucket("truth", CTR).ratio, abs=1e-4)
+    assert best["with CUPED"].startswith(f"{adjusted.lift.value:+.1%} [{adjusted.lift.low:+.1%}")
+    assert best["detectable"] == f"{adjusted.detectable:.1%}"
+
+    over = slice_table(experiment, CTR, "truth")
+    assert [row[0] for row in over.rows] == ["first stage", "the same"]
+    assert over.rows[0][1:] == over.rows[1][1:]
+    for title, cell in zip(over.header[1:], over.rows[0][1:], strict=True):
+        rows = None if title == "all" else title
+        lift = experiment.truth("first stage", CTR, over="truth", rows=rows)
+        assert cell.startswith(f"{lift.value:+.1%}")
+
+    truth = {row[0]: row[1:] for row in truth_table(experiment).rows}
+    assert truth["the same"][0] == truth["first stage"][0]
+    assert truth["the same"][1] == "+0.0% [+0.0%, +0.0%]"
+
+    (ctr, *_) = aa_table(experiment).rows
+    share = (experiment.false_positives(CTR) < 0.05).mean()
+    assert ctr == ["CTR", f"{share:.1%}", "1.0% to 10.0%"]
 
 
 def test_an_experiment_is_written_whole(settings: SimulationConfig, tmp_path: Path) -> None:
