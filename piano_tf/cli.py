@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from piano_tf.errors import ConfigError, PianoError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -148,8 +151,6 @@ def simulated(lists: int, seed: int, config: Path | None, **destination: Any) ->
 
 
 def _write(read: Callable[[], Any], to: _Destination) -> None:
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
     from piano_tf.data.logs import write_log
     from piano_tf.data.splits import ByDate, ByShare, SplitRule
 
@@ -160,8 +161,7 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
         rule = ByShare(to.validation_share, to.test_share)
     else:
         raise PianoError("--validation-from and --test-from: expected both or neither")
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    with _progress() as progress:
         task = progress.add_task("lists", total=None)
         source = read()
         progress.update(task, total=source.total)
@@ -277,21 +277,13 @@ def compare(config: Path) -> None:
 
     What is finished is kept: after an interruption, the same command goes on.
     """
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
     from piano_tf.evaluation.config import ComparisonConfig
 
     chosen = ComparisonConfig.load(config)
     _interrupt_on_signals()
     from piano_tf.evaluation.compare import compare as run
 
-    columns = (
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    with _progress() as progress:
         task = progress.add_task("searches, runs, tables", total=None)
         try:
             report = run(
@@ -322,8 +314,6 @@ def abtest(config: Path, **instead: Path | None) -> None:
     CONFIG is JSON of an ExperimentConfig: the world whose log the models were trained on, and the
     policies, such as the folder of an exported version or the address of a server.
     """
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
     from piano_tf.experiment.config import ExperimentConfig
 
     chosen = ExperimentConfig.load(config).model_copy(
@@ -332,13 +322,7 @@ def abtest(config: Path, **instead: Path | None) -> None:
     _interrupt_on_signals()
     from piano_tf.experiment.abtest import abtest as run
 
-    columns = (
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    with _progress() as progress:
         task = progress.add_task("the log again", total=None)
         results = run(
             chosen,
@@ -445,6 +429,18 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
         raise PianoError(str(error)) from error
     Console(soft_wrap=True).print(
         reranking_table(asked, answer, {label: row[label] for label in LABELS})
+    )
+
+
+def _progress() -> Progress:
+    """A bar, how many of how many, the time gone and the time left."""
+    from rich import progress as parts
+
+    return parts.Progress(
+        *parts.Progress.get_default_columns()[:2],
+        parts.MofNCompleteColumn(),
+        parts.TimeElapsedColumn(),
+        parts.TimeRemainingColumn(),
     )
 
 
