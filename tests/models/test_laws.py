@@ -287,8 +287,8 @@ def test_permuting_candidates_with_their_ranks_permutes_the_scores(
     }
     original = layers.ListInputEncoder.call
 
-    def with_ranks(self, batch) -> layers.ListInputs:
-        return original(self, batch)._replace(rank=tf.constant(places, tf.int32))
+    def with_ranks(self, batch, training=None) -> layers.ListInputs:
+        return original(self, batch, training)._replace(rank=tf.constant(places, tf.int32))
 
     with mock.patch.object(layers.ListInputEncoder, "call", with_ranks):
         found = model(moved)
