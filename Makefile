@@ -13,8 +13,8 @@ demo: environment  ## logs, pipeline, server, one list re-ranked (DATASET=lastfm
 compare: environment  ## every model on a log (DATASET=simulated, lastfm or cpcd, DATA=folder)
 	@DATASET="$(DATASET)" DATA="$(DATA)" scripts/compare.sh
 
-experiment: environment  ## models online in a simulated world (WORLD=main or a control in worlds/)
-	@WORLD="$(WORLD)" scripts/experiment.sh
+experiment: environment  ## models online in a simulated world (WORLD of worlds/, POLICIES of experiments/, SEED)
+	@WORLD="$(WORLD)" POLICIES="$(POLICIES)" SEED="$(SEED)" scripts/experiment.sh
 
 test: environment  ## every test
 	@$(PYTEST)
@@ -30,5 +30,5 @@ check: lint types test  ## all three
 environment:  ## .venv, made once (PYTHON=/path/to/python3.10 chooses the interpreter)
 	@PYTHON="$(PYTHON)" scripts/environment.sh
 
-clean:  ## removes what the commands made
+clean:  ## removes environment, caches and demo; comparisons and experiments stay
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -250,15 +250,16 @@ def evaluate(
     """
     from rich.console import Console
 
-    from piano_tf.evaluation.report import REPORT_FILE, facts, write_results
+    from piano_tf.evaluation.report import FILES, facts, write_results
     from piano_tf.evaluation.served import evaluate_exported
     from piano_tf.evaluation.tables import one_model_tables
     from piano_tf.files import require_room
 
     if output is not None:
         require_room(output)
-        if (output / REPORT_FILE).exists() and not overwrite:
-            raise PianoError(f"{output} has a report already; choose another, or --overwrite")
+        there = [name for name in FILES if (output / name).exists()]
+        if there and not overwrite:
+            raise PianoError(f"{output} has a {there[0]} already; choose another, or --overwrite")
     comparison = evaluate_exported(model_dir, log_dir, split=split, off_policy=off_policy)
     console = Console(soft_wrap=True)
     console.print(facts(comparison), highlight=False)
@@ -352,8 +353,7 @@ def pipeline(
     from piano_tf.files import require_room
     from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
 
-    if not home.is_dir():
-        require_room(home)
+    require_room(home)
     variables = environment(
         logs=log_dir, home=home, config=config, thresholds=thresholds, cache=cache
     )
@@ -414,11 +414,12 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
     """Re-rank one logged list over gRPC, and show it before and after."""
     from rich.console import Console
 
-    from piano_tf.data.logs import find_list
+    from piano_tf.data.logs import find_list, read_spec
     from piano_tf.features import LABELS
     from serving.client import RequestError, RerankClient, RerankError, SearchList
     from serving.table import reranking_table
 
+    read_spec(log_dir)
     row = find_list(log_dir, split, list_id)
     asked = SearchList.from_columns(row)
     try:

@@ -13,7 +13,7 @@ from piano_tf.errors import ConfigError, PianoError
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
-from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_known
+from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_possible
 from piano_tf.rerank import order_of, score
 
 CARD_FILE = Path("assets.extra") / "reranker.json"
@@ -108,7 +108,7 @@ class ServingModule(tf.Module):
 
 def require_exportable(config: ModelConfig) -> None:
     """Raises a `ConfigError` for a model that there is not, or that no SavedModel can hold."""
-    require_known(config)
+    require_possible(config)
     if config.name in TREES:
         raise ConfigError(
             f"model.name: {config.name!r} is no Keras model and cannot be exported; expected one "

@@ -20,11 +20,16 @@ def require_room(path: Path) -> None:
     Raises:
       PianoError: There is a file in the way, or no right to write.
     """
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise PianoError(f"{path}: cannot be made, for {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PianoError(f"{path}: cannot be made, for {there} may not be written to")
+    whole = path.absolute()
+    try:
+        there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise PianoError(f"{path}: cannot be made, for {there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PianoError(f"{path}: cannot be written, for {there} may not be written to")
+        whole.exists()  # raises where the name is too long
+    except OSError as error:
+        raise PianoError(f"{path}: cannot be made ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -57,7 +62,8 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
       PianoError: The folder cannot be made there.
     """
-    require_room(path)
+    for place in (path, path.parent):
+        require_room(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     old = partial / _REPLACED

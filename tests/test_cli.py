@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,12 +101,15 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (["logs", "simulated", "--output", "{file}/logs"], "cannot be made, for {file} is a file"),
-        (["train", "{tmp}", "--output", "{file}/1"], "cannot be made, for {file} is a file"),
+        (
+            ["logs", "simulated", "--output", "{file}/logs"],
+            "cannot be made, for {file} is no folder",
+        ),
+        (["train", "{tmp}", "--output", "{file}/1"], "cannot be made, for {file} is no folder"),
         (["train", "{tmp}/gone", "--output", "{tmp}/1"], "{tmp}/gone: no such folder"),
         (
             ["evaluate", "{tmp}/1", "{tmp}", "--output", "{file}/report"],
-            "cannot be made, for {file} is a file",
+            "cannot be made, for {file} is no folder",
         ),
         (
             ["train", "{tmp}", "--config", "{tmp}/odd.json", "--output", "{tmp}/1"],
@@ -115,6 +119,15 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
             ["pipeline", "--logs", "{log}", "--home", "{tmp}/run", "--config", "{tmp}/trees.json"],
             "{tmp}/trees.json: model.name: 'lambdamart' is no Keras model",
         ),
+        (
+            ["pipeline", "--logs", "{log}", "--home", "{tmp}/run", "--config", "{tmp}/dlcm.json"],
+            "{tmp}/dlcm.json: model.rank: got 'training', but 'dlcm' cannot do without",
+        ),
+        (
+            ["abtest", "{tmp}/abtest.json", "--output", "{file}/results"],
+            "cannot be made, for {file} is no folder",
+        ),
+        (["rerank", "--logs", "{tmp}/gone"], "{tmp}/gone: no such folder"),
         (
             ["rerank", "--logs", "{log}", "--address", "127.0.0.1:1", "--timeout", "0.1"],
             "no server answered at 127.0.0.1:1 within 0.1 s",
@@ -142,6 +155,14 @@ def test_what_cannot_be_done_is_told_at_once(
     for name, config in {
         "odd": {"model": {"name": "pino"}},
         "trees": {"model": {"name": "lambdamart"}},
+        "dlcm": {"model": {"name": "dlcm", "rank": "training"}},
+        "world": {},
+        "abtest": {
+            "world": "world.json",
+            "output": "results",
+            "policies": {"first stage": {}, "the same": {}},
+            "control": "first stage",
+        },
         "misspelt": {"logs": ["logs"], "output": "out", "modles": {"PIANO": {}}},
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(config))
@@ -186,8 +207,9 @@ def test_a_split_that_cannot_be_read_is_found_before_training(
     for file in (log / split).iterdir():
         file.unlink() if content is None else file.write_bytes(content)
     monkeypatch.setattr(training, "pretrain", lambda *_: pytest.fail("training has begun"))
-    with pytest.raises(SystemExit, match=f"error: {log / split}.*Parquet|parquet"):
+    with pytest.raises(SystemExit, match=re.escape(f"error: {log / split}") + ".*[Pp]arquet"):
         run(monkeypatch, "train", log, "--output", tmp_path / "1")
+    assert not (tmp_path / "1").exists()
 
 
 def test_the_exit_status_and_stream_of_an_error(tmp_path: Path) -> None:

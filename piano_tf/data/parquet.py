@@ -23,7 +23,9 @@ def read(input_dir: Path) -> Source:
     """
     input_dir = Path(input_dir)
     if not input_dir.is_dir():
-        raise LogError("no such folder", source=str(input_dir))
+        raise LogError(
+            "no such folder; expected *.parquet and features.json in it", source=str(input_dir)
+        )
     spec = FeatureSpec.load(input_dir / SPEC_FILE)
     files = sorted(input_dir.glob("*.parquet"))
     if not files:

@@ -61,6 +61,8 @@ def compare(
 ) -> Path:
     """Searches and trains what is not kept yet, and writes tables and report.
 
+    Tables and report of other settings are removed as soon as something has to be made again.
+
     Args:
       config: What to compare.
       progress: Called with how many steps are done, of how many, and the last one's name.
@@ -85,12 +87,14 @@ def compare(
         searches = _searches(config)
         all_runs = len(config.models) * len(config.seeds) * len(config.logs)
         step = _Steps(progress, len(searches) + all_runs + len(config.models) + len(ORDERS))
+        if any(search.found(one) is None for one in searches):
+            remove_results(config.output)  # those of other settings
         for title in _finish(searches, search.found, run_search, workers, say):
             step(title)
         found = {(one.label, one.log_dir): search.found(one) for one in searches}
         tasks = _runs(config, found)
         if any(runs.finished(run) is None for run in tasks):
-            remove_results(config.output)  # they would be those of other runs until the end
+            remove_results(config.output)
         for title in _finish(tasks, runs.finished, train, workers, say):
             step(title)
         comparison = dataclasses.replace(
@@ -103,7 +107,7 @@ def compare(
 def _require_models(config: ComparisonConfig) -> None:
     for label in config.models:
         try:
-            models.require_known(config.config_of(label, seed=config.seeds[0]).model)
+            models.require_possible(config.config_of(label, seed=config.seeds[0]).model)
         except ConfigError as error:
             raise ConfigError(f"models.{label}.{error}") from error
 

@@ -26,6 +26,7 @@ REPORT_FILE = "report.html"
 RESULTS_FILE = "results.parquet"
 SUMMARY_FILE = "summary.parquet"
 MARKDOWN_FILE = "results.md"
+FILES = (RESULTS_FILE, SUMMARY_FILE, MARKDOWN_FILE, REPORT_FILE)
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("piano_tf.evaluation", "."),
@@ -38,7 +39,7 @@ _TEMPLATES = jinja2.Environment(
 
 def remove_results(output: Path) -> None:
     """Removes what `write_results` wrote, if anything."""
-    for name in (RESULTS_FILE, SUMMARY_FILE, MARKDOWN_FILE, REPORT_FILE):
+    for name in FILES:
         (output / name).unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from piano_tf.experiment.results import Experiment, write_experiment
 from piano_tf.experiment.served import exported, served
 from piano_tf.experiment.traffic import past_of_the_log, run
 from piano_tf.export import CARD_FILE, ModelCard
-from piano_tf.files import replacing
+from piano_tf.files import replacing, require_room
 from piano_tf.simulation.config import SimulationConfig
 from piano_tf.simulation.searches import count_before
 from piano_tf.simulation.world import World
@@ -42,7 +42,8 @@ def abtest(config: ExperimentConfig, *, progress: Progress | None = None) -> Pat
       a plot.
 
     Raises:
-      PianoError: The world has fewer days than asked for, or a policy's model cannot be had.
+      PianoError: The world has fewer days than asked for, the output folder cannot be made, or a
+        policy's model cannot be had.
       ConfigError: The world's file does not hold one.
     """
     settings = SimulationConfig.load(config.world)
@@ -52,13 +53,14 @@ def abtest(config: ExperimentConfig, *, progress: Progress | None = None) -> Pat
             f"days: got {days}, expected 1 to {settings.days_after}, the days after the log in "
             f"{config.world}"
         )
+    output = Path(config.output)
+    require_room(output)
     models = Path(config.models)
     policies = {name: policy_of(policy, models) for name, policy in config.policies.items()}
     world = World(settings)
     past, before = past_of_the_log(world)
     span = range(settings.days, settings.days + days)
     per_policy = count_before(world, span.stop) - count_before(world, span.start)
-    output = Path(config.output)
     (output / "lists").mkdir(parents=True, exist_ok=True)
     tables: dict[str, pa.Table] = {}
     for name, policy in policies.items():

@@ -40,11 +40,16 @@ TREES: dict[str, type[LambdaMART]] = {"lambdamart": LambdaMART}
 _IN_INITIAL_ORDER = ("first_stage", "dlcm", "lambdamart")
 
 
-def require_known(config: ModelConfig) -> None:
-    """Raises a `ConfigError` for a name that no model has."""
+def require_possible(config: ModelConfig) -> None:
+    """Raises a `ConfigError` for a model that there is not, or that cannot be as configured."""
     if config.name not in (*REGISTRY, *TREES):
         known = ", ".join((*REGISTRY, *TREES))
         raise ConfigError(f"model.name: got {config.name!r}, expected one of {known}")
+    if config.rank == "training" and config.name in _IN_INITIAL_ORDER:
+        raise ConfigError(
+            f"model.rank: got 'training', but {config.name!r} cannot do without the initial order "
+            "when serving; expected 'always'"
+        )
 
 
 def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | LambdaMART:
@@ -58,13 +63,8 @@ def build(inputs: InputSpec, config: ModelConfig | None = None) -> Reranker | La
       ConfigError: No model has that name, or it cannot leave the initial rank out when serving.
     """
     config = config or ModelConfig()
-    require_known(config)
+    require_possible(config)
     kinds: dict[str, type[Reranker] | type[LambdaMART]] = {**REGISTRY, **TREES}
-    if config.rank == "training" and config.name in _IN_INITIAL_ORDER:
-        raise ConfigError(
-            f"model.rank: got 'training', but {config.name!r} cannot do without the initial order "
-            "when serving; expected 'always'"
-        )
     return kinds[config.name](inputs, config, name=config.name)
 
 
@@ -87,5 +87,5 @@ __all__ = [
     "SetRank",
     "build",
     "inference",
-    "require_known",
+    "require_possible",
 ]
