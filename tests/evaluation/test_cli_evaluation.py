@@ -108,6 +108,20 @@ def test_evaluate_prints_every_metric_and_writes_the_report(
     assert reason in (output / "results.md").read_text() and reason not in printed
 
 
+@pytest.mark.parametrize("name", ["report.html", "results.md"])
+def test_what_is_there_is_not_overwritten_unless_asked(
+    exported: Path, log_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_text("somebody's own")
+    arguments = ["evaluate", exported, log_dir, "--output", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["piano", *map(str, arguments)])
+    with pytest.raises(SystemExit, match=f"has a {name} already; choose another, or --overwrite"):
+        cli.main()
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["somebody's own"]
+    run(monkeypatch, *arguments, "--overwrite")
+    assert (tmp_path / name).read_text() != "somebody's own"
+
+
 def test_an_off_policy_estimate_is_made_where_it_is_asked_for(
     exported: Path, tiny, tmp_path: Path, monkeypatch, capsys
 ) -> None:
