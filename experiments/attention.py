@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from scipy import stats
 
 from piano_tf.data.batches import padded
 from piano_tf.evaluation.predictions import predict
 from piano_tf.evaluation.served import predict_exported
+from piano_tf.evaluation.significance import interval
 from piano_tf.evaluation.tables import Table
 from piano_tf.experiment.traffic import past_of_the_log
 from piano_tf.export import CARD_FILE, ModelCard
@@ -114,20 +114,8 @@ def looks(world: World, log: EncodedLog, model: PIANO) -> Looks:
 
 def mean_over_listeners(values: np.ndarray, listener: np.ndarray) -> str:
     """The mean over lists, with a 95 % interval by bootstrap over listeners."""
-    total = np.bincount(listener, values)
-    lists = np.bincount(listener)
-    total, lists = total[lists > 0], lists[lists > 0]
-    interval = stats.bootstrap(
-        (total, lists),
-        lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=1_000,
-        batch=100,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return f"{values.mean():.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    mean = interval(values, seed=0, resamples=1_000, clusters=listener)
+    return f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
 
 
 def main(world_file: Path, log_dir: Path, *models: Path) -> None:

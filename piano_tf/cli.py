@@ -19,6 +19,8 @@ from piano_tf.errors import ConfigError, PianoError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from piano_tf.config import Config
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SPLIT = click.Choice(["train", "validation", "test"])
@@ -213,7 +215,7 @@ def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) ->
     click.echo(f"exported: {export_model(module, card, output)}")
 
 
-def _require_exportable(chosen: Any, file: Path | None) -> None:
+def _require_exportable(chosen: Config, file: Path | None) -> None:
     """Finds out before long work whether what is configured, in a file if in any, can be served."""
     from piano_tf.export import require_exportable
 
@@ -293,7 +295,7 @@ def compare(config: Path) -> None:
                     task,
                     completed=done,
                     total=total,
-                    description=f"done: {what}" if what else "searches, runs, tables",
+                    description=f"done: {what}" if what else None,
                 ),
                 say=progress.console.print,
             )

@@ -5,6 +5,7 @@ Lists pass through a batch at a time, so that memory does not grow with the log.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -71,10 +72,8 @@ def rows_of(file: Path) -> int:
     Raises:
       LogError: It is not Parquet, or truncated.
     """
-    try:
+    with _as_parquet(file):
         return pq.read_metadata(file).num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
 
 
 def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
@@ -88,11 +87,17 @@ def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[
       LogError: A file is not Parquet, or truncated.
     """
     for file in files:
-        try:
-            with pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(batch_size=rows)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
+        with _as_parquet(file), pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(batch_size=rows)
+
+
+@contextlib.contextmanager
+def _as_parquet(file: Path) -> Iterator[None]:
+    """What cannot be read within is a fault of the file."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LogError(f"cannot be read as Parquet ({error})", source=str(file)) from error
 
 
 def read_columns(log_dir: Path, split: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -87,15 +87,11 @@ def compare(
         searches = _searches(config)
         all_runs = len(config.models) * len(config.seeds) * len(config.logs)
         step = _Steps(progress, len(searches) + all_runs + len(config.models) + len(ORDERS))
-        if any(search.found(one) is None for one in searches):
-            remove_results(config.output)  # those of other settings
-        for title in _finish(searches, search.found, run_search, workers, say):
+        for title in _finish(searches, search.found, run_search, workers, say, config.output):
             step(title)
         found = {(one.label, one.log_dir): search.found(one) for one in searches}
         tasks = _runs(config, found)
-        if any(runs.finished(run) is None for run in tasks):
-            remove_results(config.output)
-        for title in _finish(tasks, runs.finished, train, workers, say):
+        for title in _finish(tasks, runs.finished, train, workers, say, config.output):
             step(title)
         comparison = dataclasses.replace(
             _summarised(config, tasks, workers, step),
@@ -163,15 +159,21 @@ def _finish(
     do: Callable[[_Task], None],
     workers: Executor,
     say: Say,
+    output: Path,
 ) -> Iterator[str]:
-    """Does what is not kept yet; yields the title of every task once it is finished."""
-    waiting = {}
+    """Does what is not kept yet; yields the title of every task once it is finished.
+
+    Before the first is done, tables and report in `output` go: they are of other settings.
+    """
+    waiting: dict[Future[None], str] = {}
     for task in tasks:
         if kept(task) is not None:
             yield task.title
             continue
         if (task.folder if isinstance(task, Run) else task.file).exists():
             say(f"{task.title}: settings or log are not those of before, and it is done again")
+        if not waiting:
+            remove_results(output)
         waiting[workers.submit(do, task)] = task.title
     for future in as_completed(waiting):
         try:
