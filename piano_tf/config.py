@@ -180,6 +180,9 @@ class ModelConfig(Frozen):
       ids: Whether users, items and words have trained vectors of their own, beside pre-trained
         ones. Where a log is small they learn it by heart.
       match: Whether inputs say how candidates match the history (`layers.MatchFeatures`).
+      match_queries: Whether those compare past queries with the present one. They do it by a fixed
+        rule where QDIR learns one [ours], and every model has them; without, a rival knows of the
+        past what its paper does, items alone.
       pretraining: The pre-trained vectors; None for a model without.
       piano: The parts of PIANO.
       trees: Of LambdaMART.
@@ -195,6 +198,7 @@ class ModelConfig(Frozen):
     rank: Literal["always", "training"] = "always"
     ids: bool = False
     match: bool = True
+    match_queries: bool = True
     pretraining: PretrainingConfig | None = PretrainingConfig()
     piano: PIANOConfig = PIANOConfig()
     trees: TreesConfig = TreesConfig()

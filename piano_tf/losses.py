@@ -100,6 +100,23 @@ def list_targets(labels: tf.Tensor, mask: tf.Tensor, kind: str) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(labels, axis=1), shown)
 
 
+def inverse_propensity(mask: tf.Tensor, propensity: np.ndarray | None) -> tf.Tensor | None:
+    """Weights by which what happened at a rank stands for what would have, had it been examined.
+
+    Args:
+      mask: [B, N] boolean, candidates in their initial order.
+      propensity: [K] P(examine) of the first K ranks, the last for all deeper ones, or None.
+
+    Returns:
+      [B, N] 1 / propensity of each rank; None for None.
+    """
+    if propensity is None:
+        return None
+    ranks = tf.minimum(tf.range(tf.shape(mask)[1]), len(propensity) - 1)
+    weights = tf.gather(tf.constant(1 / np.asarray(propensity), tf.float32), ranks)
+    return tf.broadcast_to(weights, tf.shape(mask))
+
+
 class RerankingLoss:
     """Listwise(click) + w_v listwise(conversion) + w_c calibration + w_l lists + w_k consistency.
 
@@ -125,7 +142,7 @@ class RerankingLoss:
         self, config: LossConfig | None = None, propensity: np.ndarray | None = None
     ) -> None:
         self.config = config or LossConfig()
-        self._weights = None if propensity is None else tf.constant(1 / propensity, tf.float32)
+        self.propensity = propensity
         _require_known(self.config.listwise)  # inside a graph the error would lose its sentence
         if propensity is not None and self.config.listwise != WEIGHTED:
             raise ConfigError(
@@ -146,7 +163,7 @@ class RerankingLoss:
         """
         c = self.config
         nonempty = tf.reduce_any(mask, axis=1)
-        weights = self._weights_like(mask)
+        weights = inverse_propensity(mask, self.propensity)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits
         terms = []
         for label, weight in (("click", 1.0), ("conversion", c.conversion)):
@@ -165,10 +182,3 @@ class RerankingLoss:
         # Not a + b + c: TensorFlow's graph optimiser makes of long sums an operation that at times
         # fails ("TemporaryVariable already exists").
         return tf.reduce_sum(tf.stack(terms))
-
-    def _weights_like(self, mask: tf.Tensor) -> tf.Tensor | None:
-        """[B, N] weights of labels by their initial rank."""
-        if self._weights is None:
-            return None
-        ranks = tf.minimum(tf.range(tf.shape(mask)[1]), len(self._weights) - 1)
-        return tf.broadcast_to(tf.gather(self._weights, ranks), tf.shape(mask))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_ranking as tfr
 
 from piano_tf.features import CLICK, CONVERSION
-from piano_tf.losses import list_targets
+from piano_tf.losses import inverse_propensity, list_targets
 from piano_tf.rerank import order_of
 
 Tensors = Mapping[str, tf.Tensor]
@@ -50,17 +51,29 @@ class ListMetric(tf.keras.metrics.Metric):
 class NDCG(ListMetric):
     """NDCG@k of the order by one output, for one label.
 
+    With propensities each gain counts 1 / theta of its initial rank, and each list the mean of
+    these over its positives, so that what was rarely examined where it stood is not taken for bad.
+
     Args:
       label: `click` or `conversion`.
       k: Ranks that count.
       by: The output whose values order the list; the label's own by default.
+      propensity: [K] theta of the first K initial ranks; all 1 unless given.
     """
 
-    def __init__(self, label: str, k: int = 10, *, by: str | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        k: int = 10,
+        *,
+        by: str | None = None,
+        propensity: np.ndarray | None = None,
+    ) -> None:
         inner = tfr.keras.metrics.NDCGMetric(topn=k)
         super().__init__(inner, f"{label}_ndcg_{k}")
         self.label = label
         self.by = by or label
+        self.propensity = propensity
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
         y = tf.cast(labels[self.label], tf.float32)
@@ -69,6 +82,8 @@ class NDCG(ListMetric):
         # TF-Ranking breaks ties at random; distinct scores leave it none.
         scores = 1 / (1 + tf.cast(rank, tf.float32))
         weights = tf.cast(positive & mask, tf.float32)
+        if self.propensity is not None:
+            weights *= inverse_propensity(mask, self.propensity)
         self.inner.update_state(tf.where(mask, y, -1.0), scores, weights)
 
 
@@ -115,6 +130,14 @@ class ListAUC(ListMetric):
         )
 
 
-def default_metrics() -> list[ListMetric]:
-    """NDCG@10, AUC and list-level AUC, for click and for conversion."""
-    return [kind(label) for label in (CLICK, CONVERSION) for kind in (NDCG, ItemAUC, ListAUC)]
+def default_metrics(propensity: np.ndarray | None = None) -> list[ListMetric]:
+    """NDCG@10, AUC and list-level AUC, for click and for conversion.
+
+    Args:
+      propensity: As in `NDCG`.
+    """
+    return [
+        metric
+        for label in (CLICK, CONVERSION)
+        for metric in (NDCG(label, propensity=propensity), ItemAUC(label), ListAUC(label))
+    ]

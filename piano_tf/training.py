@@ -71,7 +71,8 @@ def fit(
       config: Model, loss and training.
       vectors: Pre-trained vectors (`piano_tf.pretraining.pretrain`); learnt from `train` where the
         configuration wants them and none are given.
-      propensity: [K] by which clicks are weighted; needed where `config.training.debiasing` is.
+      propensity: [K] by which clicks are weighted, in the loss and in the NDCG that stops training
+        and chooses the score; needed where `config.training.debiasing` is.
       callbacks: Further Keras callbacks.
       verbose: As in `tf.keras.Model.fit`.
 
@@ -99,11 +100,11 @@ def fit(
         model.assign_vectors(vectors)
     if not isinstance(model, models.Reranker):
         model.fit_lists(train, validation, seed=config.training.seed)
-        return _finished(model, validation, config, {})
+        return _finished(model, validation, config, {}, None)
     model.compile(
         optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
         loss=RerankingLoss(config.loss, propensity),
-        metrics=metrics.default_metrics(),
+        metrics=metrics.default_metrics(propensity),
     )
     history = model.fit(
         train,
@@ -118,7 +119,7 @@ def fit(
         ],
         verbose=verbose,
     )
-    return _finished(model, validation, config, history.history)
+    return _finished(model, validation, config, history.history, propensity)
 
 
 def _finished(
@@ -126,10 +127,11 @@ def _finished(
     validation: tf.data.Dataset,
     config: Config,
     history: Mapping[str, list[float]],
+    propensity: np.ndarray | None,
 ) -> FittedReranker:
     """Calibrated, and with the score chosen from what it then says."""
     calibrate(model, validation, config.loss.list_target)
-    return FittedReranker(model, choose_score(model, validation), history)
+    return FittedReranker(model, choose_score(model, validation, propensity), history)
 
 
 def _learning_rate(epoch: int, config: TrainingConfig) -> float:
@@ -239,17 +241,22 @@ class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
 
 
 def choose_score(
-    model: models.Reranker | models.LambdaMART, validation: tf.data.Dataset
+    model: models.Reranker | models.LambdaMART,
+    validation: tf.data.Dataset,
+    propensity: np.ndarray | None = None,
 ) -> ScoreConfig:
     """The score weights with the best mean of click and conversion NDCG@10 [ours].
 
     Args:
       model: Trained.
       validation: Batches of (inputs, labels).
+      propensity: [K] by which gains are weighted, as in `metrics.NDCG`.
     """
     choices = [ScoreConfig(click=1.0, conversion=weight) for weight in _CONVERSION_WEIGHTS]
     found = {
-        choice: [metrics.NDCG(label, by="score") for label in (CLICK, CONVERSION)]
+        choice: [
+            metrics.NDCG(label, by="score", propensity=propensity) for label in (CLICK, CONVERSION)
+        ]
         for choice in choices
     }
     answer = models.inference(model)

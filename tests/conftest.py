@@ -163,7 +163,7 @@ def fitted(log_dir: Path, encoder: Encoder) -> Callable[[str], FittedReranker]:
                 training=TrainingConfig(epochs=40, learning_rate=0.03, patience=40),
             )
             lists = dataset(log_dir, "train", encoder, batch_size=20).cache()
-            with mock.patch.object(metrics, "default_metrics", lambda: [*map(NDCG, LABELS)]):
+            with mock.patch.object(metrics, "default_metrics", lambda _: [*map(NDCG, LABELS)]):
                 known[name] = fit(lists, lists, encoder.inputs, config, verbose=0)
         return known[name]
 

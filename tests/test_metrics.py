@@ -189,3 +189,22 @@ def test_metrics_in_a_graph_are_the_metrics() -> None:
 
     update(tf.constant(labels, tf.float32), tf.constant(scores, tf.float32), tf.constant(mask))
     np.testing.assert_allclose(metric.result(), eager.result(), rtol=1e-6)
+
+
+@given(batches(), st.sampled_from([1, 3, 10]))
+@settings(max_examples=25)
+def test_ndcg_weights_gains_by_inverse_propensity_of_the_initial_rank(batch, k: int) -> None:
+    labels, scores, mask = batch
+    propensity = np.array([1.0, 0.5, 0.2])
+    metric = updated(NDCG("click", k, propensity=propensity), labels, {"click": scores}, mask)
+    values, weights = [], []
+    for y, x, real in zip(labels, scores, mask, strict=True):
+        y, x = y[real], x[real]
+        gain = y / propensity[np.minimum(np.arange(len(y)), 2)]
+        discount = 1 / np.log2(2 + np.arange(len(y)))
+        if y.any():
+            best = (np.sort(gain)[::-1] * discount)[:k].sum()
+            values.append((gain[np.argsort(-x, kind="stable")] * discount)[:k].sum() / best)
+            weights.append(gain.sum() / y.sum())
+    expected = np.average(values, weights=weights) if values else 0.0
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-5)

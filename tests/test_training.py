@@ -442,6 +442,15 @@ def test_conversion_counts_as_much_as_it_helps(click, conversion, expected) -> N
     assert expected(found.conversion)
 
 
+def test_what_was_rarely_examined_counts_more_in_the_choice() -> None:
+    """By clicks as they are, the three at the top outvote the one below."""
+    click, conversion = [[1.0, 0.9]] * 4, [[-6.0, 0.0]] * 4
+    labels = [[1.0, 0.0]] * 3 + [[0.0, 1.0]]
+    validation = given(click, conversion, labels, labels)
+    assert choose_score(copied, validation).conversion == 0
+    assert choose_score(copied, validation, np.array([1.0, 0.1])).conversion > 0
+
+
 def test_padding_has_no_say_in_the_choice() -> None:
     click, conversion = [[1.0, 0.9]], [[-6.0, 0.0]]
     labels = [[0.0, 1.0]]

@@ -66,7 +66,9 @@ class ListInputEncoder(tf.keras.layers.Layer):
         if c.pretraining is not None:
             shape = c.pretraining.width, c.pretraining.folds
             self.pretrained = PretrainedVectors(self.inputs, *shape, name="pretrained")
-        self.match = MatchFeatures(self.inputs, name="match") if c.match else None
+        self.match = None
+        if c.match:
+            self.match = MatchFeatures(self.inputs, c.match_queries, name="match")
         words = self.inputs.rows["query"]
         self.query_encoder = QueryEncoder(words, c.width, ids=c.ids, name="query_encoder")
         self.item_encoder = ItemEncoder(self.inputs, c.width, ids=c.ids, name="item_encoder")

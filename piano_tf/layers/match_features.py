@@ -42,11 +42,14 @@ class MatchFeatures(tf.keras.layers.Layer):
 
     Args:
       inputs: The inputs' columns and vocabularies; an `InputSpec`, or its dictionary.
+      queries: Whether past queries are compared with the present one; without, all that says
+        something of a past query is left out.
     """  # noqa: E501
 
-    def __init__(self, inputs: InputSpec | dict, **kwargs) -> None:
+    def __init__(self, inputs: InputSpec | dict, queries: bool = True, **kwargs) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.inputs = InputSpec.model_validate(inputs)
+        self.queries = queries
         features = self.inputs.features
         self._shared = [name for name, type in features.history_item if type == "string"]
 
@@ -68,17 +71,21 @@ class MatchFeatures(tf.keras.layers.Layer):
         found = [
             _log_count(item),
             _largest(recency[:, tf.newaxis], item),
-            _largest(tf.ones_like(recency)[:, tf.newaxis], item & query[:, tf.newaxis]),
         ]
+        if self.queries:
+            under = item & query[:, tf.newaxis]
+            found.append(_largest(tf.ones_like(recency)[:, tf.newaxis], under))
         for name in self._shared:
             past = batch[f"history_item_{name}"][:, tf.newaxis]
             equal = batch[f"item_{name}"][..., tf.newaxis] == past
             found.append(_log_count(equal & real[:, tf.newaxis]))
         of_list = [_log_count(real), _largest(recency, real)]
-        of_list += [_log_count(query), _largest(recency, query)]
+        if self.queries:
+            of_list += [_log_count(query), _largest(recency, query)]
         if pretrained is not None:
             near = tf.einsum("bp,bhp->bh", pretrained.query, pretrained.past_query)
-            of_list += [_mean(near, real), _largest(near, real)]
+            if self.queries:
+                of_list += [_mean(near, real), _largest(near, real)]
             weight = tf.where(real, tf.exp(_SHARPNESS * near), 0.0)
             weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, axis=1, keepdims=True))
             other = real[:, tf.newaxis] & ~item
@@ -93,16 +100,23 @@ class MatchFeatures(tf.keras.layers.Layer):
                     top[..., 0],
                     tf.reduce_mean(top, axis=-1),
                     _mean(cosine, other),
-                    tf.einsum("bnh,bh->bn", cosine, weight),
-                    _largest(cosine, other & query[:, tf.newaxis]),
                 ]
+                if self.queries:
+                    found += [
+                        tf.einsum("bnh,bh->bn", cosine, weight),
+                        _largest(cosine, other & query[:, tf.newaxis]),
+                    ]
             found.append(tf.einsum("bnp,bp->bn", pretrained.intent, pretrained.query))
         shape = tf.shape(batch["item_id"])
         found += [tf.broadcast_to(values[:, tf.newaxis], shape) for values in of_list]
         return tf.stack(found, axis=-1)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "inputs": self.inputs.model_dump(mode="json")}
+        return {
+            **super().get_config(),
+            "inputs": self.inputs.model_dump(mode="json"),
+            "queries": self.queries,
+        }
 
 
 def _log_count(where: tf.Tensor) -> tf.Tensor:

@@ -76,7 +76,7 @@ class LambdaMART:
         if c.pretraining is not None:
             shape = c.pretraining.width, c.pretraining.folds
             self._pretrained = layers.PretrainedVectors(self.inputs_spec, *shape)
-        self._match = layers.MatchFeatures(self.inputs_spec) if c.match else None
+        self._match = layers.MatchFeatures(self.inputs_spec, c.match_queries) if c.match else None
         self._co_listening: CoListening | None = None
         self._rankers: dict[str, _Ranker] = {}
         self.calibration = layers.Calibration(name="calibration")

@@ -201,3 +201,20 @@ def test_the_future_does_not_break_it(layer: MatchFeatures) -> None:
     odd = {**BATCH, "history_age": -BATCH["history_age"]}
     now = {**BATCH, "history_age": 0 * BATCH["history_age"]}
     np.testing.assert_array_equal(layer(tensors(odd)), layer(tensors(now)))
+
+
+@pytest.mark.parametrize("vectors", [None, VECTORS], ids=["without vectors", "with vectors"])
+def test_without_queries_all_that_is_left_out_is_what_they_say(
+    layer: MatchFeatures, encoder: Encoder, vectors: Pretrained | None
+) -> None:
+    alone = MatchFeatures(encoder.inputs, queries=False)
+
+    def run(which: MatchFeatures, batch, vectors) -> np.ndarray:
+        return which(tensors(batch), None if vectors is None else constants(vectors)).numpy()
+
+    whole, part = run(layer, BATCH, vectors), run(alone, BATCH, vectors)
+    other = {**BATCH, "history_query": RNG.permuted(BATCH["history_query"], axis=1)}
+    turned = vectors and vectors._replace(past_query=RNG.permuted(vectors.past_query, axis=1))
+    np.testing.assert_array_equal(run(alone, other, turned), part)
+    told = (np.abs(run(layer, other, turned) - whole) > 1e-6).any(axis=(0, 1))
+    np.testing.assert_array_equal(part, whole[..., ~told])

@@ -255,7 +255,7 @@ def test_training_never_opens_the_test_split(
     with (
         EncodedLog(log_dir, config.encoding) as log,
         # The graphs of the AUCs would take longer to build than its own.
-        mock.patch.object(metrics, "default_metrics", lambda: [*map(NDCG, LABELS)]),
+        mock.patch.object(metrics, "default_metrics", lambda _: [*map(NDCG, LABELS)]),
     ):
         fitted = fit_log(log, config, verbose=0)
         assert len(fitted.history["val_click_ndcg_10"]) == 2
