@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from piano_tf.config import Config
+    from piano_tf.simulation import SimulationConfig
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -137,19 +138,57 @@ def parquet(input_dir: Path, **destination: Any) -> None:
     _write(lambda: adapter.read(input_dir), _Destination(**destination))
 
 
+def _world_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what a simulated world writes: which world."""
+    options = [
+        click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option(
+            "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _world_of(lists: int, seed: int, config: Path | None) -> SimulationConfig:
+    from piano_tf.simulation import SimulationConfig
+
+    return SimulationConfig.load(config) if config else SimulationConfig(lists=lists, seed=seed)
+
+
 @logs.command()
-@click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
-)
+@_world_options
 @_output_options
 def simulated(lists: int, seed: int, config: Path | None, **destination: Any) -> None:
     """Listeners with tastes, ambiguous queries and position-biased clicks."""
-    from piano_tf.simulation import SimulationConfig, simulate
+    from piano_tf.simulation import simulate
 
-    chosen = SimulationConfig.load(config) if config else SimulationConfig(lists=lists, seed=seed)
+    chosen = _world_of(lists, seed, config)
     _write(lambda: simulate(chosen), _Destination(**destination))
+
+
+@logs.command()
+@_world_options
+@_folder_options
+def simulated_events(
+    lists: int, seed: int, config: Path | None, output: Path, overwrite: bool
+) -> None:
+    """The raw events behind `simulated` lists, and the mapping that `events` reads them by."""
+    from piano_tf.simulation.events import write_events
+
+    chosen = _world_of(lists, seed, config)
+    with _progress() as progress:
+        task = progress.add_task("lists", total=chosen.lists)
+        rows = write_events(
+            chosen,
+            output,
+            overwrite=overwrite,
+            progress=lambda done: progress.advance(task, done),
+        )
+    counts = ", ".join(f"{table} {count:,}" for table, count in rows.items())
+    click.echo(f"{output}: rows, {counts}")
 
 
 def _write(read: Callable[[], Any], to: _Destination) -> None:
