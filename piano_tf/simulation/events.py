@@ -79,7 +79,7 @@ def write_events(
     if output.exists() and not overwrite:
         raise PianoError(f"{output} exists already; choose another output, or --overwrite")
     if output.is_dir() and any(output.iterdir()) and not (output / MAPPING_FILE).exists():
-        raise PianoError(f"{output} has no {MAPPING_FILE}, so is no events; not overwritten")
+        raise PianoError(f"{output} is no folder of events (with {MAPPING_FILE}); not overwritten")
     rows: Counter[str] = Counter()
     with whole_folder(output, replace=overwrite) as partial:
         world = World(config)
