@@ -1,0 +1,153 @@
+"""Lists rebuilt from the simulated world's events are those that the world logged itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from piano_tf.data.logs import check_log, read_spec, split_files
+from piano_tf.data.splits import ByDate, ByShare, SplitRule
+from piano_tf.features import SPLITS
+from piano_tf.simulation import SimulationConfig, simulate
+from piano_tf.simulation.events import MAPPING_FILE, write_events
+from piano_tf.simulation.logs import SPEC
+from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.job import run
+
+# Histories are longer than what is kept of them, and all days have lists.
+WORLD = SimulationConfig.model_validate(
+    {
+        "lists": 1_500,
+        "days": 10,
+        "days_after": 0,
+        "history": 12,
+        "listeners": {"count": 40},
+        "catalogue": {"tracks": 300, "artists": 40, "genres": 6, "moods": 3, "new_albums": 0.3},
+        "first_stage": {"pool": 40},
+        "seed": 11,
+    }
+)
+TABLES = ("search", "click", "conversion", "item", "user")
+
+Change = Callable[[str, pa.Table], pa.Table]
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "events"
+    write_events(WORLD, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def logged() -> pa.Table:
+    return pa.Table.from_batches(simulate(WORLD).batches)
+
+
+def scattered(events: Path, folder: Path, *, seed: int, change: Change | None = None) -> Path:
+    """The same events with every table's rows in any order, in files of any size and name."""
+    rng = np.random.default_rng(seed)
+    for table in TABLES:
+        rows = pq.read_table(events / table)
+        if change is not None:
+            rows = change(table, rows)
+        rows = rows.take(pa.array(rng.permutation(len(rows))))
+        cuts = np.sort(rng.integers(0, len(rows) + 1, 4))
+        (folder / table).mkdir(parents=True)
+        for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+            name = f"{rng.integers(2**40):x}.parquet"
+            part = rows.slice(start, end - start)
+            pq.write_table(part, folder / table / name, row_group_size=int(rng.integers(50, 500)))
+    (folder / MAPPING_FILE).write_bytes((events / MAPPING_FILE).read_bytes())
+    return folder
+
+
+def rebuilt(events: Path, logs: Path, rule: SplitRule) -> tuple[pa.Table, dict[str, dict]]:
+    counts = run(events, EventsConfig.load(events / MAPPING_FILE), logs, rule)
+    files = [file for split in SPLITS for file in split_files(logs, split)]
+    return pa.concat_tables([pq.read_table(file) for file in files]), counts
+
+
+def test_the_mapping_says_what_the_world_has(events: Path) -> None:
+    config = EventsConfig.load(events / MAPPING_FILE)
+    assert config.spec == SPEC
+    assert config.history_length == WORLD.history
+
+
+def test_every_list_is_the_worlds_own(events: Path, logged: pa.Table, tmp_path: Path) -> None:
+    source = scattered(events, tmp_path / "events", seed=1)
+    found, counts = rebuilt(source, tmp_path / "logs", ByShare())
+    assert found.schema.equals(logged.schema)
+    assert found["list_id"].to_pylist() == logged["list_id"].to_pylist()
+    for column in logged.schema.names:
+        assert found[column].combine_chunks() == logged[column].combine_chunks(), column
+    # There was something to get wrong.
+    lengths = pc.list_value_length(logged["history_item_id"]).to_numpy()
+    assert lengths[0] == 0 and (lengths == WORLD.history).mean() > 0.3
+    actions = pc.list_flatten(logged["history_action"]).to_pylist()
+    assert set(actions) == {"click", "conversion"}
+
+    for kind in TABLES:
+        rows = sum(pq.read_metadata(file).num_rows for file in (events / kind).iterdir())
+        assert counts[kind]["read"] == counts[kind]["used"] == rows, kind
+
+
+def test_what_was_rebuilt_is_a_log(events: Path, tmp_path: Path) -> None:
+    found, _ = rebuilt(events, tmp_path / "logs", ByShare(validation=0.2, test=0.2))
+    assert read_spec(tmp_path / "logs") == SPEC
+    lists = check_log(tmp_path / "logs").lists
+    assert lists == {"train": 900, "validation": 300, "test": 300}
+    assert len(found) == WORLD.lists
+
+
+@pytest.mark.parametrize("fate", ["deleted", "changed"])
+def test_later_events_change_no_earlier_list(
+    events: Path, logged: pa.Table, tmp_path: Path, fate: str
+) -> None:
+    """The law of no leakage: what is at or after t says nothing of lists before t."""
+    moment = WORLD.start + 86_400 * 7 + 31_415
+
+    def change(table: str, rows: pa.Table) -> pa.Table:
+        time = "valid_from" if table in ("item", "user") else "time"
+        later = pc.greater_equal(rows[time], moment)
+        if fate == "deleted" or not pc.any(later).as_py():
+            return rows.filter(pc.invert(later))
+        # Everybody else's, and everything else in reverse.
+        numbers = np.arange(len(rows))
+        places = np.flatnonzero(later.to_numpy())
+        numbers[places] = places[::-1]
+        names = [name for name in rows.schema.names if name not in (time, "request_id")]
+        for name in names:
+            moved = rows[name].take(pa.array(numbers))
+            rows = rows.set_column(rows.schema.get_field_index(name), name, moved)
+        return rows
+
+    source = scattered(events, tmp_path / "events", seed=2, change=change)
+    first = dt.datetime.fromtimestamp(WORLD.start, dt.timezone.utc).date()
+    rule = ByDate(first + dt.timedelta(days=3), first + dt.timedelta(days=6))
+    found, _ = rebuilt(source, tmp_path / "logs", rule)
+    earlier = logged.filter(pc.less(logged["timestamp"], moment))
+    assert 1_000 < len(earlier) < 1_200
+    for column in logged.schema.names:
+        of_earlier = found[column].slice(0, len(earlier)).combine_chunks()
+        assert of_earlier == earlier[column].combine_chunks(), column
+    later = found.slice(len(earlier))
+    assert len(later) == (0 if fate == "deleted" else WORLD.lists - len(earlier))
+
+
+def test_a_few_events_less_are_seen(events: Path, logged: pa.Table, tmp_path: Path) -> None:
+    """The comparison above is one that can fail."""
+
+    def change(table: str, rows: pa.Table) -> pa.Table:
+        return rows.slice(20) if table in ("click", "conversion") else rows
+
+    source = scattered(events, tmp_path / "events", seed=3, change=change)
+    found, _ = rebuilt(source, tmp_path / "logs", ByShare())
+    assert found["history_item_id"].combine_chunks() != logged["history_item_id"].combine_chunks()
