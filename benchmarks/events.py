@@ -224,6 +224,10 @@ def build(folder: Path, beam_args: list[str]) -> None:
     config = EventsConfig.load(folder / "mapping.json")
     start_memory = _memory(psutil.Process())
     began: dict[str, float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        began.setdefault(stage, time.perf_counter())
+
     start = time.perf_counter()
     counts = run(
         folder,
@@ -231,7 +235,7 @@ def build(folder: Path, beam_args: list[str]) -> None:
         folder / "logs",
         ByShare(),
         beam_args=beam_args,
-        progress=lambda stage, done, total: began.setdefault(stage, time.perf_counter()),
+        progress=progress,
     )
     moments = [*began.values(), time.perf_counter()]
     # What comes before the first stage is the runner's.
