@@ -1,4 +1,4 @@
-"""The mapping file: where a team's event tables are, what their columns are called, what rules hold.
+"""The mapping file: where a team's event tables are, what their columns are called, and the rules.
 
 >>> config = EventsConfig.from_json('{"dataset": "shop", "search": {"columns": {"time": "ts"}}}')
 >>> config.search.columns.time, config.search.columns.query, config.search.files
