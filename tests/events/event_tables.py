@@ -1,0 +1,122 @@
+"""Random streams in the shape that the job reads, and what it made of them in the reference's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from event_streams import SECOND, Stream
+from reference import DAY, Event, Rebuilt, Rules
+
+from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.tables import schemas
+
+SALT = "PIANO_TEST_SALT"
+Letter = tuple[Any, ...]
+# Reasons of letters whose other columns say nothing: it may not be kept, or is not known.
+BARE = ("forgotten", "older than retention", "missing value")
+
+
+def mapping_of(rules: Rules, folder: Path) -> dict[str, Any]:
+    """The mapping file that says these rules.
+
+    Args:
+      rules: The rules.
+      folder: For the list of users to forget.
+    """
+    time = {"time": "time", "arrived_at": "arrived_at"}
+    act = {"request_id": "request_id", "user_id": "user_id", "item_id": "item_id", **time}
+
+    def declared(features: dict[str, str]) -> dict[str, dict[str, str]]:
+        return {name: {"column": name, "type": type} for name, type in features.items()}
+
+    found: dict[str, Any] = {
+        "dataset": "random",
+        "time_unit": "us",
+        "search": {
+            "columns": {**act, "query": "query"}
+            | ({"initial_score": "initial_score"} if rules.scored else {}),
+            "context": declared(rules.context),
+        },
+        "click": {"columns": act},
+        "conversion": {"columns": {**act, "kind": "kind"}},
+        "item": {"features": declared(rules.item)},
+        "user": {"features": declared(rules.user)},
+        "history_item": list(rules.history_item),
+        "attribution": {
+            "click_window": rules.click_window / SECOND,
+            "conversion_windows": {k: w / SECOND for k, w in rules.conversion_windows.items()},
+        },
+        "history_length": rules.history_length,
+        "limits": {"events_per_user_day": rules.events_per_user_day},
+        "privacy": {},
+    }
+    if rules.default_conversion_window is not None:
+        window = rules.default_conversion_window / SECOND
+        found["attribution"]["default_conversion_window"] = window
+    if rules.until is not None:
+        found["until"] = rules.until / SECOND
+    if rules.retention is not None:
+        found["privacy"]["retention_days"] = rules.retention / DAY
+    if rules.salt is not None:
+        found["privacy"]["salt_env"] = SALT
+    if rules.forget:
+        file = folder / "-".join(["forget", *sorted(rules.forget)])
+        file.write_text("".join(f"{user}\n" for user in sorted(rules.forget)), encoding="utf-8")
+        found["privacy"]["forget"] = str(file)
+    return found
+
+
+def rows_of(table: str, events: list[Event]) -> list[Event]:
+    """Events of a table as rows in canonical columns."""
+    if table == "search":
+        return [
+            {name: event[name] for name in ("request_id", "user_id", "time", "query", "arrived_at")}
+            | {"item_id": event["items"], "initial_score": event["scores"]}
+            | {f"context_{name}": value for name, value in event["context"].items()}
+            for event in events
+        ]
+    if table in ("item", "user"):
+        return [
+            {f"{table}_id": event["id"], "valid_from": event["valid_from"]}
+            | {f"{table}_{name}": value for name, value in event["features"].items()}
+            for event in events
+        ]
+    return events
+
+
+def tables_of(stream: Stream, config: EventsConfig) -> dict[str, pa.Table]:
+    """Canonical tables of a stream."""
+    return {
+        table: pa.Table.from_pylist(rows_of(table, stream.events[table]), schema=schema)
+        for table, schema in schemas(config).items()
+    }
+
+
+def expected_lists(lists: dict[str, Event]) -> list[Event]:
+    """The reference's lists in the order of files."""
+    return sorted(lists.values(), key=lambda row: (row["timestamp"], row["list_id"]))
+
+
+def expected_letters(rebuilt: Rebuilt) -> Counter[Letter]:
+    """The reference's dead letters: (kind, reason, time, user, request, item) -> how many."""
+    found: Counter[Letter] = Counter()
+    for event, reason in rebuilt.dead:
+        letter: Letter = (None,) * 4
+        if reason not in BARE:
+            letter = (
+                event["valid_from"] if "valid_from" in event else event["time"],
+                event["id"] if event["table"] == "user" else event.get("user_id"),
+                event.get("request_id"),
+                event["id"] if event["table"] == "item" else event.get("item_id"),
+            )
+        found[(event["table"], reason, *letter)] += 1
+    return found
+
+
+def found_letters(dead_letters: pa.Table) -> Counter[Letter]:
+    """The job's dead letters, likewise."""
+    names = ("kind", "reason", "time", "user_id", "request_id", "item_id")
+    return Counter(tuple(row[name] for name in names) for row in dead_letters.to_pylist())
