@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +64,11 @@ def build(
     for kind, table in _conformed(tables, config).items():
         tally.read(kind, table.num_rows)
         table, wrong = sound(
-            kind, table, as_read=table, unread={}, keep_payload=config.privacy.keeps_payloads
+            kind,
+            table,
+            as_read=_rows_of(table),
+            unread={},
+            keep_payload=config.privacy.keeps_payloads,
         )
         dead += wrong
         if kind in EVENTS:
@@ -117,6 +121,10 @@ def _conformed(tables: Mapping[str, pa.Table], config: EventsConfig) -> dict[str
         kind: tables[kind].cast(schema) if kind in tables else schema.empty_table()
         for kind, schema in known.items()
     }
+
+
+def _rows_of(table: pa.Table) -> Callable[[np.ndarray], list[dict]]:
+    return lambda rows: table.take(pa.array(rows)).to_pylist()
 
 
 def _steps(

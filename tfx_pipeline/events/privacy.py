@@ -73,7 +73,7 @@ class Guard:
         """A user's id in every output.
 
         >>> Guard(salt=b"secret").hashed("ada")
-        '2f4cd3dd7ee2d2cdc3ce80ab6be0ffb6'
+        '3c30486140e27f6f8b09ea69da2a6ca7'
         >>> Guard().hashed("ada")
         'ada'
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,10 @@ import pyarrow as pa
 
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.tables import KINDS
+
+RECONCILIATION_FILE = "reconciliation.json"
+UNREADABLE_FILES = "unreadable files"
+NO_SNAPSHOT = "without a snapshot"
 
 _READ, _USED, _DEAD = "read", "used", "dead letters"
 
@@ -50,6 +55,15 @@ class Tally:
         """What `add` was told: key -> how often, in the order of keys."""
         return dict(sorted((k[1], n) for k, n in self.counts.items() if k[0] == what))
 
+    def to_json(self) -> str:
+        """Exactly, for `from_json`."""
+        return json.dumps([[*key, count] for key, count in self.counts.items()])
+
+    @classmethod
+    def from_json(cls, text: str) -> Tally:
+        """What `to_json` wrote."""
+        return cls(Counter({tuple(key): count for *key, count in json.loads(text)}))
+
     def __add__(self, other: Tally) -> Tally:
         total = Counter(self.counts)
         total.update(other.counts)
@@ -76,3 +90,17 @@ class Tally:
             if read or dead:
                 found[kind] = {_READ: read, _USED: used, _DEAD: dead}
         return found
+
+
+def reconciliation(tally: Tally) -> dict[str, Any]:
+    """What `reconciliation.json` says of events.
+
+    Returns:
+      `events` as `Tally.reconciled` has them; `unreadable files`, whose events are not among them;
+      `without a snapshot`: shown items and lists of whose item or user nothing was known then.
+    """
+    return {
+        "events": tally.reconciled(),
+        UNREADABLE_FILES: list(tally.of(UNREADABLE_FILES)),
+        NO_SNAPSHOT: tally.of(NO_SNAPSHOT),
+    }

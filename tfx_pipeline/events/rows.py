@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from tfx_pipeline.events.tables import CLICK, CONVERSION, SEARCH
 _END = 10**11 * 1_000_000
 _TIMES = ("time", "arrived_at", "valid_from")
 _FEATURES = ("context_", "item_", "user_")
-_IDS = ("request_id", "user_id", "item_id")
+_IDS = ("request_id", "user_id", "item_id", "kind")
 
 
 def normalised(table: pa.Table) -> pa.Table:
@@ -41,7 +41,7 @@ def sound(
     kind: str,
     table: pa.Table,
     *,
-    as_read: pa.Table,
+    as_read: Callable[[np.ndarray], list[dict]],
     unread: Mapping[Reason, np.ndarray],
     keep_payload: bool,
 ) -> tuple[pa.Table, list[pa.Table]]:
@@ -50,7 +50,7 @@ def sound(
     Args:
       kind: Name of the table.
       table: [n] in canonical columns, with nulls where a value could not be read.
-      as_read: [n] the same rows before anything was made of them.
+      as_read: From row numbers to what these rows said before anything was made of them.
       unread: Reason -> [n] rows that could not be read.
       keep_payload: Whether their dead letters may say what they said.
 
@@ -62,8 +62,8 @@ def sound(
     dead = []
     for reason, wrong in found.items():
         if count := int(np.count_nonzero(wrong)):
-            rows = as_read.filter(pa.array(wrong)).to_pylist() if keep_payload else None
-            dead.append(without_payload(kind, reason, count, rows and map(as_json, rows)))
+            details = map(as_json, as_read(np.flatnonzero(wrong))) if keep_payload else None
+            dead.append(without_payload(kind, reason, count, details))
     return (
         (table.filter(pa.array(~np.logical_or.reduce([*found.values()]))), dead)
         if dead

@@ -54,5 +54,20 @@ def schemas(config: EventsConfig) -> dict[str, pa.Schema]:
     return {kind: pa.schema(columns) for kind, columns in found.items()}
 
 
+def columns_of(kind: str, config: EventsConfig) -> dict[str, str]:
+    """Canonical column of a table that the mapping has -> what the team calls it."""
+    table = getattr(config, kind)
+    found = {
+        name: column for name, column in table.columns.model_dump().items() if column is not None
+    }
+    group = "context" if kind == SEARCH else kind
+    features: dict[str, FeatureColumn] = getattr(
+        table, "context" if kind == SEARCH else "features", {}
+    )
+    for name, feature in features.items():
+        found[f"{group}_{name}"] = name if feature.column is None else feature.column
+    return found
+
+
 def _features(group: str, features: dict[str, FeatureColumn]) -> list[tuple[str, pa.DataType]]:
     return [(f"{group}_{name}", _TYPES[feature.type]) for name, feature in features.items()]
