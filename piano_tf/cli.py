@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from piano_tf.config import Config
+    from piano_tf.data.splits import SplitRule
     from piano_tf.simulation import SimulationConfig
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -191,17 +192,59 @@ def simulated_events(
     click.echo(f"{output}: rows, {counts}")
 
 
+@logs.command()
+@click.option("--input", "input_dir", type=_FOLDER, required=True, help="The event tables.")
+@click.option("--mapping", type=_FILE, required=True, help="JSON of an EventsConfig.")
+@_output_options
+@click.argument("beam_args", metavar="[-- BEAM OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+def events(input_dir: Path, mapping: Path, beam_args: tuple[str, ...], **destination: Any) -> None:
+    """Lists built from raw events, each with what was known at its time (needs Apache Beam).
+
+    MAPPING says what a team's tables and columns are called, and the rules; docs/events.md has all
+    of it. Shares are cut at midnight. What stands after -- are options of the Beam runner.
+    """
+    from tfx_pipeline.events.config import EventsConfig
+    from tfx_pipeline.events.job import run
+    from tfx_pipeline.events.report import REPORT_FILE, sentences
+
+    config, to = EventsConfig.load(mapping), _Destination(**destination)
+    rule = _rule(to)
+    _interrupt_on_signals()
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+        said = run(
+            input_dir,
+            config,
+            to.output,
+            rule,
+            beam_args=beam_args,
+            overwrite=to.overwrite,
+            progress=lambda stage, done, total: progress.update(
+                task, description=stage, completed=done, total=total
+            ),
+        )
+    counts = ", ".join(f"{split} {count:,}" for split, count in said["lists"].items())
+    click.echo(f"{to.output}: {config.dataset} lists, {counts}")
+    for sentence in sentences(said):
+        click.echo(sentence)
+    click.echo(f"report: {to.output / REPORT_FILE}")
+
+
+def _rule(to: _Destination) -> SplitRule:
+    """Where to cut, as the options say."""
+    from piano_tf.data.splits import ByDate, ByShare
+
+    if to.validation_from is not None and to.test_from is not None:
+        return ByDate(to.validation_from.date(), to.test_from.date())
+    if to.validation_from is None and to.test_from is None:
+        return ByShare(to.validation_share, to.test_share)
+    raise PianoError("--validation-from and --test-from: expected both or neither")
+
+
 def _write(read: Callable[[], Any], to: _Destination) -> None:
     from piano_tf.data.logs import write_log
-    from piano_tf.data.splits import ByDate, ByShare, SplitRule
 
-    rule: SplitRule
-    if to.validation_from is not None and to.test_from is not None:
-        rule = ByDate(to.validation_from.date(), to.test_from.date())
-    elif to.validation_from is None and to.test_from is None:
-        rule = ByShare(to.validation_share, to.test_share)
-    else:
-        raise PianoError("--validation-from and --test-from: expected both or neither")
+    rule = _rule(to)
     with _progress() as progress:
         task = progress.add_task("lists", total=None)
         source = read()

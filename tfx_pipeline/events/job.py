@@ -16,7 +16,7 @@ from piano_tf.data.splits import SplitRule, require_all
 from piano_tf.errors import LogError, PianoError
 from piano_tf.features import SPEC_FILE, SPLITS
 from piano_tf.files import require_room, whole_folder
-from tfx_pipeline.events import reading, stages
+from tfx_pipeline.events import reading, stages, tallies
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.days import cut
 from tfx_pipeline.events.formats import Unreadable
@@ -142,7 +142,7 @@ def _run(files: Sequence[File], job: Job, beam_args: Sequence[str]) -> Tally:
 
 def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     """Cuts the days into splits, and says what became of all events."""
-    lists = tally.of(stages.DAYS)
+    lists = tally.of(tallies.SETTLED)
     said = reconciliation(tally)
     if not lists:
         raise PianoError(_no_lists(said))
@@ -156,7 +156,7 @@ def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     require_all(counts)
     (job.output / stages.DAYS).rmdir()
     (job.output / SPEC_FILE).write_text(job.config.spec.model_dump_json(indent=2) + "\n")
-    said = {"lists": {**counts, "held back": sum(tally.of(stages.HELD_BACK).values())}, **said}
+    said = {"lists": {**counts, "held back": sum(tally.of(tallies.HELD_BACK).values())}, **said}
     text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
     (job.output / RECONCILIATION_FILE).write_text(text, encoding="utf-8")
     write_report(said, tally, job.config, job.output)
@@ -190,7 +190,8 @@ def _watched(job: Job, files: int, progress: Progress | None) -> Iterator[None]:
                     progress(stage, count, total)
                     break
             else:
-                progress(stages.DAYS, sum(1 for _ in (job.output / stages.DAYS).glob("*")), 0)
+                days = sum(1 for _ in (job.output / stages.DAYS).glob("*.parquet"))
+                progress(stages.DAYS, days, days)  # how many there are is known at the end
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

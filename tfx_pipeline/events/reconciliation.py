@@ -55,6 +55,15 @@ class Tally:
         """What `add` was told: key -> how often, in the order of keys."""
         return dict(sorted((k[1], n) for k, n in self.counts.items() if k[0] == what))
 
+    def rows(self, kind: str) -> int:
+        """How many rows of a kind were read."""
+        return self.counts[_READ, kind]
+
+    def reasons(self) -> dict[tuple[str, str], int]:
+        """Kind and reason -> how many dead letters, in the order of kinds and reasons."""
+        pairs = ((kind, reason.value) for kind in KINDS for reason in Reason)
+        return {pair: n for pair in pairs if (n := self.counts[(_DEAD, *pair)])}
+
     def to_json(self) -> str:
         """Exactly, for `from_json`."""
         return json.dumps([[*key, count] for key, count in self.counts.items()])
@@ -77,11 +86,7 @@ class Tally:
         """
         found = {}
         for kind in KINDS:
-            dead = {
-                reason.value: self.counts[_DEAD, kind, reason.value]
-                for reason in Reason
-                if self.counts[_DEAD, kind, reason.value]
-            }
+            dead = {reason: n for (of, reason), n in self.reasons().items() if of == kind}
             read, used = self.counts[_READ, kind], self.counts[_USED, kind]
             # How many events a file that cannot be read has is not known.
             lost = sum(n for reason, n in dead.items() if reason != Reason.UNREADABLE_FILE)

@@ -27,21 +27,20 @@ import pyarrow.parquet as pq
 
 from piano_tf.data.validation import checked
 from piano_tf.errors import LogError, PianoError
-from piano_tf.features import LABELS
 from piano_tf.files import replacing
 from tfx_pipeline.events import acts as act_columns
-from tfx_pipeline.events import dead_letters, lists, reading, snapshots
+from tfx_pipeline.events import dead_letters, lists, reading, snapshots, tallies
 from tfx_pipeline.events.config import DAY, EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.formats import Unreadable
 from tfx_pipeline.events.merging import merged
-from tfx_pipeline.events.ordering import Column, flat, numbers, within
+from tfx_pipeline.events.ordering import Column, numbers
 from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, Tally
 from tfx_pipeline.events.requests import resolved
 from tfx_pipeline.events.shuffle import Pieces, PieceWriter, gathered, parts, writing
 from tfx_pipeline.events.snapshots import Snapshots
-from tfx_pipeline.events.tables import CLICK, CONVERSION, EVENTS, ITEM, SEARCH, USER, schemas
+from tfx_pipeline.events.tables import EVENTS, ITEM, SEARCH, USER, schemas
 from tfx_pipeline.events.user_shard import Step, UserShard
 
 DAYS = "days"  # folder of the output in which lists are, before they are cut into splits
@@ -298,13 +297,7 @@ def _count(step: Step, tally: Tally) -> None:
         tally.used(kind, count)
     for kind, count in step.unknown.items():
         tally.add(NO_SNAPSHOT, [kind], [count])
-    delays = (numbers(step.acts["time"]) - numbers(step.acts["request_time"])) / 1e6
-    # Doubling bins: below 1 s, 2 s, 4 s and so on.
-    bins = np.ceil(np.log2(np.maximum(delays, 0.5))).astype(int) + 1
-    conversion = numbers(step.acts["conversion"]).astype(bool)
-    for kind, which in ((CLICK, ~conversion), (CONVERSION, conversion)):
-        found, counts = np.unique(bins[which], return_counts=True)
-        tally.add(f"delay of {kind}", found.tolist(), counts)
+    tallies.count_acts(step.acts, tally)
 
 
 def days_of(done: Done) -> list[int]:
@@ -336,6 +329,7 @@ def write_day(day: int, job: Job, builds: Sequence[Done]) -> Done:
         for some in every:
             some = lists.labelled(some, marks)
             for folder, settled in ((DAYS, True), (HELD_BACK, False)):
+                what = tallies.SETTLED if settled else tallies.HELD_BACK
                 part = some.filter(pc.equal(some[lists.SETTLED], settled))
                 if not part.num_rows:
                     continue
@@ -347,23 +341,10 @@ def write_day(day: int, job: Job, builds: Sequence[Done]) -> Done:
                 part = part.select(spec.arrow_schema.names).combine_chunks()
                 for batch in checked(part.to_batches(), spec, source=f"lists of {name}"):
                     writers[folder].write_batch(batch)
-                tally.add(folder, [day], [part.num_rows])
+                tally.add(what, [day], [part.num_rows])
                 if settled:
-                    _measure(part, tally)
+                    tallies.count_lists(part, tally)
     return Done({}, tally)
-
-
-def _measure(some: pa.Table, tally: Tally) -> None:
-    """What the report shows of lists."""
-    shown, _ = flat(some["item_id"])
-    position = within(shown)
-    for label in LABELS:
-        _, acted = flat(some[label])
-        counts = np.bincount(position, weights=numbers(acted)).astype(int)
-        tally.add(f"{label} at", range(len(counts)), counts)
-    tally.add("shown at", range(len(counts)), np.bincount(position))
-    lengths, counts = np.unique(flat(some["history_item_id"])[0], return_counts=True)
-    tally.add("history of", lengths.tolist(), counts)
 
 
 def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
