@@ -61,8 +61,12 @@ class Tally:
 
     def reasons(self) -> dict[tuple[str, str], int]:
         """Kind and reason -> how many dead letters, in the order of kinds and reasons."""
-        pairs = ((kind, reason.value) for kind in KINDS for reason in Reason)
-        return {pair: n for pair in pairs if (n := self.counts[(_DEAD, *pair)])}
+        return {
+            (kind, reason.value): count
+            for kind in KINDS
+            for reason in Reason
+            if (count := self.counts[_DEAD, kind, reason.value])
+        }
 
     def to_json(self) -> str:
         """Exactly, for `from_json`."""
