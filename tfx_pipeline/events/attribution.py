@@ -31,6 +31,13 @@ def attributed(acts: pa.Table, searches: pa.Table) -> tuple[pa.Table, list[pa.Ta
     item, on = ranks(shown, acts["item_id"])
     time, asked = numbers(acts["time"]), numbers(searches["time"])
     (request,) = ranks(searches["request_id"])
+    # Of all that was shown, what somebody acted on; that is little.
+    width = max(item.max(initial=0), on.max(initial=0)) + 1
+    wanted = np.unique(by * width + on)
+    pair = user[row] * width + item
+    place = np.minimum(np.searchsorted(wanted, pair), len(wanted) - 1)
+    some = np.flatnonzero(wanted[place] == pair)
+    row, item, position = row[some], item[some], position[some]
 
     # Slots and acts of a user and an item together in the order of time, slots first: the last
     # slot before an act is its own.

@@ -78,10 +78,10 @@ def as_lists(
         values["initial_score"] = flat(searches["initial_score"])[1]
     unknown = {}
     if items is not None:
-        features, unknown["item"] = items.as_of(item_id, np.repeat(time, shown))
+        features, unknown["item"] = items.as_of(item_id, time, shown)
         values |= features
         if config.history_item:
-            features, _ = items.as_of(values["history_item_id"], then)
+            features, _ = items.as_of(past["item_id"], time, histories.lengths)
             values |= {f"history_{name}": found for name, found in features.items()}
     if users is not None:
         features, unknown["user"] = users.as_of(values["user_id"], time)

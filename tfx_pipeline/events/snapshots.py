@@ -51,19 +51,25 @@ class Snapshots:
         self._table = table
         self._names = names.filter(pa.array(first))
         self._of = np.cumsum(first) - 1
-        self._from = numbers(table["valid_from"])
+        since = numbers(table["valid_from"])
+        self._moments = np.unique(since)
+        self._width = len(self._moments) + 1
+        self._keys = self._of * self._width + np.searchsorted(self._moments, since)
 
     @property
     def features(self) -> list[str]:
         """The columns of the features."""
         return self._table.schema.names[2:]
 
-    def as_of(self, names: Column, times: np.ndarray) -> tuple[dict[str, pa.Array], int]:
+    def as_of(
+        self, names: Column, times: np.ndarray, counts: np.ndarray | None = None
+    ) -> tuple[dict[str, pa.Array], int]:
         """The features that held for each of some ids at a time.
 
         Args:
           names: [n] ids.
-          times: [n] when.
+          times: [m] when.
+          counts: [m] for how many of the ids each time is; None is one for each.
 
         Returns:
           Feature -> [n] values, "" or 0 where nothing was known, and for how many that is so.
@@ -72,14 +78,17 @@ class Snapshots:
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.combine_chunks()
         known = numbers(pc.index_in(encoded.dictionary, value_set=self._names))
-        of = np.append(known, -1)[numbers(encoded.indices)]
-        moments = np.unique(self._from)
-        width = len(moments) + 1
-        keys = self._of * width + np.searchsorted(moments, self._from)
-        when = np.searchsorted(moments, times, side="right")
-        row = np.searchsorted(keys, of * width + when) - 1
-        there = (of >= 0) & (row >= 0)
-        there &= np.append(self._of, -1)[row] == of
+        distinct, turn = np.unique(
+            np.searchsorted(self._moments, times, side="right"), return_inverse=True
+        )
+        turn = turn if counts is None else np.repeat(turn, counts)
+        code = numbers(encoded.indices)
+        if len(known) * len(distinct) <= len(code):  # each pair of id and time is looked up once
+            pairs = self._rows(np.repeat(known, len(distinct)), np.tile(distinct, len(known)))
+            row = pairs[code * len(distinct) + turn]
+        else:
+            row = self._rows(known[code], distinct[turn])
+        there = row >= 0
         rows = pa.array(row, mask=~there)
         values = {}
         for name in self.features:
@@ -87,6 +96,12 @@ class Snapshots:
             nothing = "" if found.type == pa.string() else 0.0
             values[name] = pc.fill_null(found, pa.scalar(nothing, found.type)).combine_chunks()
         return values, int(len(there) - there.sum())
+
+    def _rows(self, of: np.ndarray, when: np.ndarray) -> np.ndarray:
+        """The last snapshot of ids before the moments of some numbers; -1 where there is none."""
+        row = np.searchsorted(self._keys, of * self._width + when) - 1
+        there = (of >= 0) & (row >= 0) & (np.append(self._of, -1)[row] == of)
+        return np.where(there, row, -1)
 
 
 def _run_of(names: pa.Array) -> np.ndarray:

@@ -47,7 +47,7 @@ DAYS = "days"  # folder of the output in which lists are, before they are cut in
 HELD_BACK = "held_back"
 DEAD_LETTERS = "dead_letters"
 
-_EVENTS_AT_ONCE = 200_000  # of a shard of users; a day is never divided
+_EVENTS_AT_ONCE = 50_000  # of a shard of users; a day is never divided
 _LISTS_AT_ONCE = 8_192
 _REQUESTS = pa.schema([("request_id", pa.string())])
 _FAULT = "fault.txt"
