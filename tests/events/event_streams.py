@@ -227,14 +227,14 @@ def streams(draw: st.DrawFn, kinds: tuple[Kind, ...] = (USUAL, USUAL, Kind(fault
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, most: int) -> list[Stream]:
-    """Streams that share their rules, but no user, item or request."""
+def alike(draw: st.DrawFn, *, most: int) -> list[Stream]:
+    """Streams with the same rules and the same end of observation."""
     found = draw(st.lists(streams(), min_size=1, max_size=most))
     rules, until = found[0].rules, found[0].rules.until
     if until is None:
         until = max((event["time"] for stream in found for event in timed(stream)), default=0)
     rules = dataclasses.replace(rules, until=until)
-    return [named_apart(stream.events, rules, number) for number, stream in enumerate(found)]
+    return [Stream(stream.events, rules) for stream in found]
 
 
 def timed(stream: Stream) -> list[Event]:
@@ -243,9 +243,12 @@ def timed(stream: Stream) -> list[Event]:
     return [event for event in events if identified(event)]
 
 
-def named_apart(events: dict[str, list[Event]], rules: Rules, number: int) -> Stream:
-    """A stream with names that no stream of another number has."""
+def apart(streams: list[Stream]) -> list[Stream]:
+    """The streams with names of users, items and requests that end in the stream's number."""
+    return [_named(stream, number) for number, stream in enumerate(streams)]
 
+
+def _named(stream: Stream, number: int) -> Stream:
     def named(value: Any) -> Any:
         return [named(one) for one in value] if isinstance(value, list) else f"{value}.{number}"
 
@@ -255,9 +258,10 @@ def named_apart(events: dict[str, list[Event]], rules: Rules, number: int) -> St
             {k: named(v) if k in names and v is not None else v for k, v in event.items()}
             for event in rows
         ]
-        for table, rows in events.items()
+        for table, rows in stream.events.items()
     }
-    return Stream(renamed, dataclasses.replace(rules, forget=frozenset(map(named, rules.forget))))
+    forget = frozenset(map(named, stream.rules.forget))
+    return Stream(renamed, dataclasses.replace(stream.rules, forget=forget))
 
 
 def side_by_side(streams: list[Stream]) -> Stream:
