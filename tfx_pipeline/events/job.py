@@ -24,7 +24,7 @@ from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.reconciliation import RECONCILIATION_FILE, Tally, reconciliation
 from tfx_pipeline.events.report import write_report
 from tfx_pipeline.events.stages import File, Job
-from tfx_pipeline.events.tables import KINDS, SEARCH
+from tfx_pipeline.events.tables import KINDS, SEARCH, columns_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -142,6 +142,7 @@ def _run(files: Sequence[File], job: Job, beam_args: Sequence[str]) -> Tally:
 
 def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     """Cuts the days into splits, and says what became of all events."""
+    _require_columns(tally, job.config)
     lists = tally.of(tallies.SETTLED)
     said = reconciliation(tally)
     if not lists:
@@ -161,6 +162,17 @@ def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     (job.output / RECONCILIATION_FILE).write_text(text, encoding="utf-8")
     write_report(said, tally, job.config, job.output)
     return said
+
+
+def _require_columns(tally: Tally, config: EventsConfig) -> None:
+    """Whether each column of the mapping is in some row; JSON lines have no header to look at."""
+    for kind in KINDS:
+        there = tally.of(tallies.columns_of(kind))
+        for name, column in columns_of(kind, config).items() if there else ():
+            if column not in there:
+                raise LogError(
+                    f"{kind}: no row has it; expected by the mapping as {name!r}", column=column
+                )
 
 
 def _no_lists(said: dict[str, Any]) -> str:

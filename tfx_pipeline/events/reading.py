@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,24 @@ from tfx_pipeline.events.rows import sound
 from tfx_pipeline.events.tables import columns_of, schemas
 
 
-def read(
-    path: Path, kind: str, config: EventsConfig
-) -> Iterator[tuple[int, pa.Table, list[pa.Table]]]:
+class Batch(NamedTuple):
+    """Some rows of a file.
+
+    Attributes:
+      rows: How many were read.
+      table: The sound ones in canonical columns.
+      dead_letters: Of the others.
+      columns: Columns of the mapping that these rows have; a row of JSON lines may leave out what
+        it has no value for.
+    """
+
+    rows: int
+    table: pa.Table
+    dead_letters: list[pa.Table]
+    columns: Collection[str]
+
+
+def read(path: Path, kind: str, config: EventsConfig) -> Iterator[Batch]:
     """Reads a file batch by batch.
 
     Args:
@@ -27,29 +43,20 @@ def read(
       kind: Name of its table.
       config: What its columns are called.
 
-    Yields:
-      How many rows were read, the sound ones in canonical columns, and dead letters of the others.
-
     Raises:
       LogError: A column that the mapping names is missing, or cannot be what it should.
       Unreadable: The file is damaged.
     """
     schema, source = schemas(config)[kind], columns_of(kind, config)
     keep_payload = config.privacy.keeps_payloads
-    seen: set[str] = set()
-    readable = False
     for raw in reader_of(path)(path, list(source.values())):
-        seen |= raw.columns.keys()
-        readable |= raw.has_header or not (raw.not_utf8 | raw.not_readable).all()
         if raw.has_header:
-            _require(seen, source, path)
+            _require(raw.columns.keys(), source, path)
         table, unread = _canonical(raw, schema, source, config, path)
-        yield (
-            raw.rows,
-            *sound(kind, table, as_read=raw.as_read, unread=unread, keep_payload=keep_payload),
+        table, dead = sound(
+            kind, table, as_read=raw.as_read, unread=unread, keep_payload=keep_payload
         )
-    if readable:  # JSON lines have no header, and may name a column late
-        _require(seen, source, path)
+        yield Batch(raw.rows, table, dead, raw.columns.keys())
 
 
 def check(path: Path, kind: str, config: EventsConfig) -> None:

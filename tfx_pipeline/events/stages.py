@@ -157,8 +157,9 @@ def _read_file(file: File, job: Job) -> Done:
         "forgotten": _REQUESTS,
     }
     with _task(job, "read", file.number, written) as out:
-        for rows, table, dead in reading.read(file.path, kind, job.config):
+        for rows, table, dead, columns in reading.read(file.path, kind, job.config):
             tally.read(kind, rows)
+            tally.add(tallies.columns_of(kind), columns, [1] * len(columns))
             if kind in EVENTS:
                 newest = max(newest, pc.max(table["time"]).as_py() or 0)
             table, forgotten, requests = job.guard.passed(kind, table)

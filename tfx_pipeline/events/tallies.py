@@ -14,6 +14,11 @@ SHOWN = "shown at"
 HISTORY = "history of"
 
 
+def columns_of(kind: str) -> str:
+    """Name of the count of batches of a table that have a column."""
+    return f"columns of {kind}"
+
+
 def acted(label: str) -> str:
     """Name of the count of clicked or converted items by position."""
     return f"{label} at"
