@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from event_streams import SECOND, Stream
 from reference import DAY, Event, Rebuilt, Rules
 
@@ -14,6 +18,40 @@ from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.tables import schemas
 
 SALT = "PIANO_TEST_SALT"
+_ACT = {
+    "request_id": pa.string(),
+    "user_id": pa.string(),
+    "item_id": pa.string(),
+    "time": pa.int64(),
+    "arrived_at": pa.int64(),
+}
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "search": {
+        "request_id": pa.string(),
+        "user_id": pa.string(),
+        "time": pa.int64(),
+        "query": pa.string(),
+        "item_id": pa.list_(pa.string()),
+        "initial_score": pa.list_(pa.float64()),
+        "arrived_at": pa.int64(),
+        "device": pa.string(),
+        "hour": pa.float64(),
+    },
+    "click": _ACT,
+    "conversion": {**_ACT, "kind": pa.string()},
+    "item": {
+        "item_id": pa.string(),
+        "valid_from": pa.int64(),
+        "brand": pa.string(),
+        "price": pa.float64(),
+    },
+    "user": {
+        "user_id": pa.string(),
+        "valid_from": pa.int64(),
+        "country": pa.string(),
+        "plays": pa.float64(),
+    },
+}
 Letter = tuple[Any, ...]
 # Reasons of letters whose other columns say nothing: it may not be kept, or is not known.
 BARE = ("forgotten", "older than retention", "missing value")
@@ -95,9 +133,63 @@ def tables_of(stream: Stream, config: EventsConfig) -> dict[str, pa.Table]:
     }
 
 
-def expected_lists(lists: dict[str, Event]) -> list[Event]:
-    """The reference's lists in the order of files."""
-    return sorted(lists.values(), key=lambda row: (row["timestamp"], row["list_id"]))
+def file_rows(table: str, events: list[Event]) -> list[Event]:
+    """Events of a table as rows in the columns of the mapping's files."""
+
+    def plain(name: str) -> str:
+        known = ("item_id", "user_id")
+        prefixes = ("context_", "item_", "user_")
+        found = [name.removeprefix(one) for one in prefixes if name.startswith(one)]
+        return found[0] if found and name not in known else name
+
+    hidden = ("table", *(["kind"] if table != "conversion" else []))
+    return [
+        {plain(name): value for name, value in row.items() if name not in hidden}
+        for row in rows_of(table, events)
+    ]
+
+
+def write_files(folder: Path, stream: Stream, seed: int, *, formats: tuple[str, ...]) -> Path:
+    """Writes events in any order, into files of any number, size and name.
+
+    Args:
+      folder: To make.
+      stream: Events.
+      seed: Of the order and the files.
+      formats: Of the files, at random.
+    """
+    rng = Random(seed)
+    for table, events in stream.events.items():
+        (folder / table).mkdir(parents=True)
+        rows = file_rows(table, events)
+        rng.shuffle(rows)
+        cuts = sorted(rng.randrange(len(rows) + 1) for _ in range(rng.randrange(4)))
+        for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+            file = folder / table / f"{rng.randrange(2**40):x}.{rng.choice(formats)}"
+            write_file(file, table, rows[start:end])
+    return folder
+
+
+def write_file(file: Path, table: str, rows: list[Event]) -> None:
+    """Writes rows as Parquet, JSON lines or CSV, as the file's name ends."""
+    if file.suffix == ".jsonl":
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        file.write_text("".join(lines), encoding="utf-8")
+    elif file.suffix == ".csv":
+        with file.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(COLUMNS[table])
+            writer.writerows([[_cell(row[name]) for name in COLUMNS[table]] for row in rows])
+    else:
+        columns = {name: [row[name] for row in rows] for name in COLUMNS[table]}
+        arrays = [pa.array(columns[name], type) for name, type in COLUMNS[table].items()]
+        pq.write_table(pa.table(arrays, list(columns)), file, row_group_size=max(len(rows) // 2, 1))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def expected_letters(rebuilt: Rebuilt) -> Counter[Letter]:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from event_streams import Kind, Stream, alike, apart, big_stream, side_by_side
-from event_tables import SALT, expected_letters, found_letters, mapping_of, tables_of
+from event_streams import (
+    HISTORY_ITEM,
+    HOUR,
+    SECOND,
+    START,
+    TYPES,
+    Kind,
+    Stream,
+    alike,
+    apart,
+    big_stream,
+    side_by_side,
+)
+from event_tables import SALT, expected_letters, found_letters, mapping_of, tables_of, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Event, Rebuilt, rebuild
+from reference import DAY, Event, Rebuilt, Rules, rebuild
 
+from piano_tf.data.logs import check_log
+from piano_tf.data.splits import ByDate
+from piano_tf.features import SPLITS
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.in_process import build
+from tfx_pipeline.events.job import run
 
 EXAMPLES = 400  # of up to a dozen streams each
 
@@ -25,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def salt() -> None:
+def salt() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SALT, "sea")
         yield
@@ -72,6 +95,96 @@ def test_random_streams_come_upon_every_rule() -> None:
     for reason in set(Reason) - at_reading:
         met[reason.value] += 0
     assert min(met.values()) >= 20, met
+
+
+# --- the whole job on files ---
+
+RULES: dict[str, Rules] = {
+    "plain": Rules(until=START + 9 * DAY, history_length=5),
+    "limited": Rules(
+        until=START + 5 * DAY,
+        events_per_user_day=5,
+        click_window=HOUR,
+        conversion_windows={"buy": 2 * DAY},
+    ),
+    "private": Rules(
+        until=START + 6 * DAY,
+        retention=int(5.5 * DAY),
+        forget=frozenset(["ann"]),
+        salt="sea",
+        conversion_windows={"buy": HOUR, "play": DAY},
+        default_conversion_window=None,
+    ),
+}
+FORMATS = [("parquet",), ("jsonl", "parquet"), ("csv", "jsonl")]
+
+
+@pytest.mark.parametrize("which", RULES)
+def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: Path) -> None:
+    """Files of other sizes, names, orders and formats, and another number of shards."""
+    rules = dataclasses.replace(RULES[which], **TYPES, history_item=HISTORY_ITEM)
+    seed = 1 + [*RULES].index(which)
+    stream = dataclasses.replace(big_stream(seed, size=60, of_rules=0), rules=rules)
+    rebuilt = rebuild(stream.events, rules)
+    outputs = []
+    for number, formats in enumerate(FORMATS):
+        source = write_files(tmp_path / f"in-{number}", stream, number, formats=formats)
+        shards = (1, 3, 16)[number]
+        config = EventsConfig.model_validate({**mapping_of(rules, tmp_path), "shards": shards})
+        output = tmp_path / f"out-{number}"
+        said = run(source, config, output, CUT)
+        assert found_counts(said) == expected_counts(stream, rebuilt)
+        outputs.append(bytes_of(output))
+    assert outputs[1] == outputs[0]
+    assert outputs[2] == outputs[0]
+
+    assert {name for name in outputs[0] if "/" in name} >= {
+        "train/2024-01-01.parquet",
+        "validation/2024-01-02.parquet",
+        "test/2024-01-03.parquet",
+        "held_back/2024-01-04.parquet" if which != "plain" else "test/2024-01-04.parquet",
+    }
+    rows = [row for split in SPLITS for row in rows_in(output / split)]
+    assert rows == in_order([rebuilt], "lists")
+    assert rows_in(output / "held_back") == in_order([rebuilt], "held_back")
+    letters = pa.concat_tables([pq.read_table(f) for f in (output / "dead_letters").iterdir()])
+    assert found_letters(letters) == expected_letters(rebuilt)
+    for split in SPLITS:
+        for file in (output / split).iterdir():
+            days = {row["timestamp"] * SECOND // DAY for row in rows_in(file)}
+            assert [str(np.datetime64(day, "D")) for day in days] == [file.stem]
+    assert sum(check_log(output).lists.values()) == len(rebuilt.lists)
+
+
+CUT = ByDate(dt.date(2024, 1, 2), dt.date(2024, 1, 3))
+
+
+def rows_in(place: Path) -> list[Event]:
+    """Rows of a Parquet file, or of a folder's in the order of their names."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place] * place.exists()
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file of an output, but for what says how long it took."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def found_counts(said: dict[str, Any]) -> dict[str, dict]:
+    return said["events"]
+
+
+def expected_counts(stream: Stream, rebuilt: Rebuilt) -> dict[str, dict]:
+    used = used_of(rebuilt)
+    found = {}
+    for table, rows in stream.events.items():
+        dead = Counter(reason for event, reason in rebuilt.dead if event["table"] == table)
+        found[table] = {"read": len(rows), "used": used[table], "dead letters": dict(dead)}
+    return found
 
 
 def in_order(alone: list[Rebuilt], which: str) -> list[Event]:

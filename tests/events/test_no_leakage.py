@@ -310,7 +310,7 @@ def world_tables(folder: Path, world: SimulationConfig) -> tuple[dict[str, pa.Ta
     for kind in ("search", "click", "conversion", "item", "user"):
         files = sorted((folder / kind).iterdir())
         assert len(files) > 1 or kind == "user"
-        parts = [part for file in files for _, part, _ in reading.read(file, kind, config)]
+        parts = [part.table for file in files for part in reading.read(file, kind, config)]
         tables[kind] = pa.concat_tables(parts)
     return tables, config
 
