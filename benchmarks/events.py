@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import resource
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,7 @@ class Measured:
       run: Which.
       events, lists: How many there were, and how many were built of them.
       seconds: Stage -> how long it took, in order.
+      processor: Seconds that processors worked on it, whatever else they did.
       peak: MiB of the whole tree of processes.
       start: MiB when the job began, with all that it imports.
     """
@@ -81,6 +83,7 @@ class Measured:
     events: int
     lists: int
     seconds: dict[str, float]
+    processor: float
     peak: float
     start: float
 
@@ -251,6 +254,7 @@ def measure(run: Run, beam_args: list[str]) -> Measured:
         # Likewise a process of its own, for its memory would not all come back.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             events = pool.apply(write_events, (run, folder))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, __file__, "--build", str(folder), "--", *beam_args]
         with (
             (folder / "stderr").open("w+") as complaints,
@@ -268,13 +272,15 @@ def measure(run: Run, beam_args: list[str]) -> Measured:
             if process.returncode:
                 complaints.seek(0)
                 raise SystemExit(complaints.read())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         found = json.loads(said.splitlines()[-1])
         lists = sum(
             pq.read_metadata(file).num_rows
             for split in SPLITS
             for file in (folder / "logs" / split).glob("*.parquet")
         )
-    return Measured(run, events, lists, found["seconds"], peak, found["start"])
+    return Measured(run, events, lists, found["seconds"], processor, peak, found["start"])
 
 
 def _memory(root: psutil.Process) -> float:
@@ -305,7 +311,8 @@ def runs_of(millions: list[float]) -> list[Run]:
 def table(found: list[Measured]) -> str:
     """A row for each run, in Markdown."""
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
-    header = ["events", "days", "lists", "s", "ratio", "events/s", "peak MiB", "ratio", *stages]
+    header = ["events", "days", "lists", "s", "ratio", "processor s", "ratio", "events/s"]
+    header += ["peak MiB", "ratio", *stages]
     lines = [header, ["---:"] * len(header)]
     for one in found:
         lines.append(
@@ -315,6 +322,8 @@ def table(found: list[Measured]) -> str:
                 f"{one.lists:,}",
                 f"{one.whole:.1f}",
                 f"{one.whole / found[0].whole:.2f}",
+                f"{one.processor:.1f}",
+                f"{one.processor / found[0].processor:.2f}",
                 f"{one.events / one.whole:,.0f}",
                 f"{one.peak:,.0f}",
                 f"{one.peak / found[0].peak:.2f}",
