@@ -23,7 +23,7 @@ from piano_tf.data.splits import Cuts, SplitRule, require_all
 from piano_tf.data.validation import checked
 from piano_tf.errors import LogError, PianoError
 from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
-from piano_tf.files import whole_folder
+from piano_tf.files import require_place_for, whole_folder
 
 _BATCH_ROWS = 2048
 _PART = "part-00000.parquet"
@@ -153,13 +153,7 @@ def require_replaceable(output: Path, *, overwrite: bool) -> None:
     Raises:
       PianoError: It may not, or there is something else.
     """
-    if output.exists() and not overwrite:
-        raise PianoError(f"{output} exists already; choose another output, or --overwrite")
-    if output.exists() and not output.is_dir():
-        raise PianoError(f"{output} is a file, expected a folder; not overwritten")
-    parts = (SPEC_FILE, *SPLITS)
-    if output.exists() and any(output.iterdir()) and not all((output / p).exists() for p in parts):
-        raise PianoError(f"{output} is not a log (with {', '.join(parts)}); not overwritten")
+    require_place_for("log", (SPEC_FILE, *SPLITS), output, overwrite=overwrite)
 
 
 def write_log(

@@ -37,9 +37,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from piano_tf.errors import PianoError
 from piano_tf.features import CLICK, CONVERSION, FeatureType
-from piano_tf.files import whole_folder
+from piano_tf.files import require_place_for, whole_folder
 from piano_tf.simulation.config import SimulationConfig
 from piano_tf.simulation.logs import SPEC, DailyLog, Values
 from piano_tf.simulation.searches import DAY
@@ -76,10 +75,8 @@ def write_events(
       PianoError: `output` exists and may not be replaced, or is something else.
     """
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise PianoError(f"{output} exists already; choose another output, or --overwrite")
-    if output.is_dir() and any(output.iterdir()) and not (output / MAPPING_FILE).exists():
-        raise PianoError(f"{output} is no folder of events (with {MAPPING_FILE}); not overwritten")
+    parts = (MAPPING_FILE, SEARCH, CLICK, CONVERSION, ITEM, USER)
+    require_place_for("folder of events", parts, output, overwrite=overwrite)
     rows: Counter[str] = Counter()
     with whole_folder(output, replace=overwrite) as partial:
         world = World(config)

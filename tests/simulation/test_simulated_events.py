@@ -143,7 +143,7 @@ def test_nothing_is_replaced_unasked(config: SimulationConfig, tmp_path: Path) -
     kept.write_text("mine")
     with pytest.raises(PianoError, match="exists already; choose another output, or --overwrite"):
         write_events(smallest, kept.parent)
-    with pytest.raises(PianoError, match=r"is no folder of events .*; not overwritten"):
+    with pytest.raises(PianoError, match=r"is not a folder of events .*; not overwritten"):
         write_events(smallest, kept.parent, overwrite=True)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["chapter.txt"]
     seen: list[int] = []
