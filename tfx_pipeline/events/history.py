@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from tfx_pipeline.events.ordering import is_first, numbers, ranks, starts, within
+from tfx_pipeline.events.ordering import is_first, mask, numbers, ranks, starts, within
 
 _NEVER = np.iinfo(np.int64).max
 _AT_ONCE = 1 << 20  # candidates for histories that are looked at in one step
@@ -62,7 +62,7 @@ class Versions:
         first = is_first([request[order], position[order]])
         entry = np.cumsum(first) - 1
         moment = _least_so_far(numbers(acts["moment"])[order], entry)
-        conversion = _any_so_far(numbers(acts["conversion"])[order].astype(bool), entry)
+        conversion = _any_so_far(mask(acts["conversion"])[order], entry)
 
         # The last of those that become known at one time, if it says something new.
         known_at = known_at[order]
@@ -80,13 +80,13 @@ class Versions:
         sort = np.lexsort([position[order], request[order], asked[order], moment, user[order]])
         rows = acts.take(pa.array(order[sort]))
         said = {"moment": pa.array(moment[sort]), "conversion": pa.array(conversion[sort])}
-        self.table = pa.table([said.get(name, rows[name]) for name in SCHEMA.names], schema=SCHEMA)
-        self.user = user[order][sort]
-        self.asked = asked[order][sort]
-        self.moment = moment[sort]
-        self.known_at = known_at[sort]
-        self.until = until[sort]
-        self.entry = entry[sort]
+        self._table = pa.table([said.get(name, rows[name]) for name in SCHEMA.names], schema=SCHEMA)
+        self._user = user[order][sort]
+        self._asked = asked[order][sort]
+        self._moment = moment[sort]
+        self._known_at = known_at[sort]
+        self._until = until[sort]
+        self._entry = entry[sort]
 
     def before(self, user: np.ndarray, time: np.ndarray, length: int) -> Histories:
         """The newest entries of users strictly before some times.
@@ -96,24 +96,23 @@ class Versions:
           time: [n] before when.
           length: Most entries of each.
         """
-        moments = np.unique(self.moment)
+        moments = np.unique(self._moment)
         width = len(moments) + 1
-        keys = self.user * width + np.searchsorted(moments, self.moment)
+        keys = self._user * width + np.searchsorted(moments, self._moment)
         end = np.searchsorted(keys, user * width + np.searchsorted(moments, time))
-        start = np.searchsorted(self.user, user)
+        start = np.searchsorted(self._user, user)
         found = _Ragged(len(user))
         todo = np.arange(len(user))
         reach = length
         while todo.size:
             # Most versions hold; where many do not, look further back.
             again = []
-            width_of = np.minimum(end[todo] - start[todo], reach)
-            for part in _parts(todo, width_of):
+            for part in _parts(todo, np.minimum(end[todo] - start[todo], reach)):
                 again.append(self._look_back(part, start, end, time, reach, length, found))
             todo = np.concatenate(again)
             reach *= 4
         lengths, rows = found.joined()
-        return Histories(lengths, self.table.take(pa.array(rows)))
+        return Histories(lengths, self._table.take(pa.array(rows)))
 
     def _look_back(
         self,
@@ -130,7 +129,7 @@ class Versions:
         of = np.repeat(np.arange(len(lists)), counts)
         rows = np.repeat(end[lists], counts) - 1 - within(counts)
         at = time[lists][of]
-        holds = (self.known_at[rows] < at) & (at <= self.until[rows])
+        holds = (self._known_at[rows] < at) & (at <= self._until[rows])
         of, rows = of[holds], rows[holds]
         held = np.bincount(of, minlength=len(lists))
         newest = within(held) < length
@@ -151,25 +150,25 @@ class Versions:
           window: The longest time between a request and an act that counts.
           length: Most entries of a history.
         """
-        if not len(self.entry):
-            return self.table
-        final = self.until == _NEVER
-        last_known = np.zeros(self.entry.max() + 1, np.int64)
-        last_known[self.entry[final]] = self.known_at[final]
-        settled = (self.asked + window < now) & (last_known[self.entry] < now)
+        if not len(self._entry):
+            return self._table
+        final = self._until == _NEVER
+        last_known = np.zeros(self._entry.max() + 1, np.int64)
+        last_known[self._entry[final]] = self._known_at[final]
+        settled = (self._asked + window < now) & (last_known[self._entry] < now)
         # Of an entry that may yet change, its moment may fall to the time of its request.
-        lowest = np.where(settled, self.moment, self.asked)
-        current = (self.known_at < now) & (now <= self.until)
+        lowest = np.where(settled, self._moment, self._asked)
+        current = (self._known_at < now) & (now <= self._until)
         rivals = np.flatnonzero(current)
-        rivals = rivals[np.lexsort([lowest[rivals], self.user[rivals]])]
-        users, counts = np.unique(self.user[rivals], return_counts=True)
+        rivals = rivals[np.lexsort([lowest[rivals], self._user[rivals]])]
+        users, counts = np.unique(self._user[rivals], return_counts=True)
         place = starts(counts) + counts - length
         bound = np.where(counts >= length, lowest[rivals[np.maximum(place, 0)]], -1)
-        of = np.searchsorted(users, self.user)
-        has = (of < len(users)) & (np.append(users, -1)[of] == self.user)
+        of = np.searchsorted(users, self._user)
+        has = (of < len(users)) & (np.append(users, -1)[of] == self._user)
         limit = np.where(has, np.append(bound, -1)[of], -1)
-        needed = ~settled | (final & (self.moment >= limit))
-        return self.table.filter(pa.array(needed))
+        needed = ~settled | (final & (self._moment >= limit))
+        return self._table.filter(pa.array(needed))
 
 
 class _Ragged:

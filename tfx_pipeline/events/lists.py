@@ -10,7 +10,7 @@ from piano_tf.data.source import record_batch
 from piano_tf.features import ACTIONS, CLICK, CONVERSION, LABELS, Axis
 from tfx_pipeline.events.config import DAY, MICROSECONDS, EventsConfig
 from tfx_pipeline.events.history import Histories
-from tfx_pipeline.events.ordering import flat, numbers
+from tfx_pipeline.events.ordering import flat, mask, numbers
 from tfx_pipeline.events.snapshots import Snapshots
 
 SORTED_BY = ("timestamp", "list_id")
@@ -113,7 +113,7 @@ def labelled(lists: pa.Table, marks: pa.Table) -> pa.Table:
     offsets = pa.array(np.append(first, len(item_id)), pa.int32())
     for label, which in (
         (CLICK, slot),
-        (CONVERSION, slot[numbers(marks["conversion"]).astype(bool)]),
+        (CONVERSION, slot[mask(marks["conversion"])]),
     ):
         acted = np.zeros(len(item_id), np.int64)
         acted[which] = 1

@@ -18,7 +18,7 @@ from tfx_pipeline.events.attribution import attributed
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason, set_aside
 from tfx_pipeline.events.limits import over_the_limit
-from tfx_pipeline.events.ordering import numbers
+from tfx_pipeline.events.ordering import mask, numbers
 from tfx_pipeline.events.snapshots import Snapshots
 from tfx_pipeline.events.tables import CLICK, CONVERSION, SEARCH
 
@@ -114,7 +114,7 @@ class UserShard:
         self._refused = pa.concat_tables([self._refused, refused])
         searches, dead = set_aside(SEARCH, searches, {Reason.OVER_LIMIT: too_many})
         gone = pc.is_in(acts["request"], value_set=self._refused["request_id"].combine_chunks())
-        unknown = numbers(gone).astype(bool) & ~acts_too_many
+        unknown = mask(gone) & ~acts_too_many
         acts, more = act_columns.set_aside(
             acts, {Reason.OVER_LIMIT: acts_too_many, Reason.UNKNOWN_REQUEST: unknown}
         )
