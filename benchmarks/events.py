@@ -74,7 +74,8 @@ class Measured:
       run: Which.
       events, lists: How many there were, and how many were built of them.
       seconds: Stage -> how long it took, in order.
-      processor: Seconds that processors worked on it, whatever else they did.
+      work: Stage -> seconds that processors worked for it in the job's own process.
+      processor: The same of all processes, from their start to their end.
       peak: MiB of the whole tree of processes.
       start: MiB when the job began, with all that it imports.
     """
@@ -83,6 +84,7 @@ class Measured:
     events: int
     lists: int
     seconds: dict[str, float]
+    work: dict[str, float]
     processor: float
     peak: float
     start: float
@@ -226,25 +228,19 @@ def build(folder: Path, beam_args: list[str]) -> None:
 
     config = EventsConfig.load(folder / "mapping.json")
     start_memory = _memory(psutil.Process())
-    began: dict[str, float] = {}
+    # What comes before the first stage is the runner's.
+    began = {"start": (time.perf_counter(), time.process_time())}
 
     def progress(stage: str, done: int, total: int) -> None:
-        began.setdefault(stage, time.perf_counter())
+        began.setdefault(stage, (time.perf_counter(), time.process_time()))
 
-    start = time.perf_counter()
-    counts = run(
-        folder,
-        config,
-        folder / "logs",
-        ByShare(),
-        beam_args=beam_args,
-        progress=progress,
+    run(folder, config, folder / "logs", ByShare(), beam_args=beam_args, progress=progress)
+    moments = [*began.values(), (time.perf_counter(), time.process_time())]
+    seconds, work = (
+        dict(zip(began, np.diff(clock).tolist(), strict=True))
+        for clock in zip(*moments, strict=True)
     )
-    moments = [*began.values(), time.perf_counter()]
-    # What comes before the first stage is the runner's.
-    seconds = {"start": moments[0] - start}
-    seconds |= dict(zip(began, np.diff(moments).tolist(), strict=True))
-    print(json.dumps({"seconds": seconds, "start": start_memory, "counts": counts}))
+    print(json.dumps({"seconds": seconds, "work": work, "start": start_memory}))
 
 
 def measure(run: Run, beam_args: list[str]) -> Measured:
@@ -280,7 +276,9 @@ def measure(run: Run, beam_args: list[str]) -> Measured:
             for split in SPLITS
             for file in (folder / "logs" / split).glob("*.parquet")
         )
-    return Measured(run, events, lists, found["seconds"], processor, peak, found["start"])
+    return Measured(
+        run, events, lists, found["seconds"], found["work"], processor, peak, found["start"]
+    )
 
 
 def _memory(root: psutil.Process) -> float:
@@ -309,7 +307,7 @@ def runs_of(millions: list[float]) -> list[Run]:
 
 
 def table(found: list[Measured]) -> str:
-    """A row for each run, in Markdown."""
+    """A row for each run, in Markdown; of stages the seconds, and in brackets the processor's."""
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
     header = ["events", "days", "lists", "s", "ratio", "processor s", "ratio", "events/s"]
     header += ["peak MiB", "ratio", *stages]
@@ -327,14 +325,20 @@ def table(found: list[Measured]) -> str:
                 f"{one.events / one.whole:,.0f}",
                 f"{one.peak:,.0f}",
                 f"{one.peak / found[0].peak:.2f}",
-                *(f"{one.seconds.get(stage, 0.0):.1f}" for stage in stages),
+                *(
+                    f"{one.seconds.get(stage, 0.0):.1f} ({one.work.get(stage, 0.0):.1f})"
+                    for stage in stages
+                ),
             ]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def plot(found: list[Measured]) -> Figure:
-    """Seconds by stage and peak memory against the number of events."""
+    """Processor seconds by stage and peak memory against the number of events.
+
+    A processor's seconds are the same on a machine that does other things too.
+    """
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     times, memory = figure.subplots(1, 2)
     grown = [one for one in found if one.run.name == f"{one.run.events / 1e6:g} M"]
@@ -342,18 +346,19 @@ def plot(found: list[Measured]) -> Figure:
     stages = list(dict.fromkeys(stage for one in grown for stage in one.seconds))
     times.stackplot(
         millions,
-        [[one.seconds.get(stage, 0.0) for one in grown] for stage in stages],
+        [[one.work.get(stage, 0.0) for one in grown] for stage in stages],
         labels=stages,
         alpha=0.8,
     )
-    linear = [grown[0].whole * events / millions[0] for events in millions]
+    work = [sum(one.work.values()) for one in grown]
+    linear = [work[0] * events / millions[0] for events in millions]
     times.plot(millions, linear, color="black", linestyle=":", label="linear")
-    times.set_ylabel("seconds")
+    times.set_ylabel("processor seconds")
     memory.plot(millions, [one.peak for one in grown], marker="o", label="peak")
     memory.plot(millions, [one.start for one in grown], marker="o", label="before the job")
     for one, marker in zip((one for one in found if one not in grown), "sD^v", strict=False):
         at = {"marker": marker, "linestyle": "", "label": one.run.name}
-        times.plot([one.events / 1e6], [one.whole], color="black", **at)
+        times.plot([one.events / 1e6], [sum(one.work.values())], color="black", **at)
         memory.plot([one.events / 1e6], [one.peak], color="black", **at)
     memory.set_ylabel("MiB, all processes")
     for axes in (times, memory):
