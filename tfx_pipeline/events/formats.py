@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,8 @@ class Raw:
     not_readable: np.ndarray
 
 
-Reader = Callable[[Path, Sequence[str]], Iterator[Raw]]
+# Of a file and the columns that are wanted, with whether they should be lists.
+Reader = Callable[[Path, Mapping[str, bool]], Iterator[Raw]]
 
 
 def reader_of(path: Path) -> Reader:
@@ -68,7 +69,7 @@ def has_header(path: Path) -> bool:
     return reader_of(path) is not _json_lines
 
 
-def _parquet(path: Path, names: Sequence[str]) -> Iterator[Raw]:
+def _parquet(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
     try:
         with pq.ParquetFile(path) as file:
             there = [name for name in names if name in file.schema_arrow.names]
@@ -105,7 +106,7 @@ _NOT_UTF8, _NOT_READABLE = "not UTF-8", "not readable"
 _Row = dict[str, Any] | str  # or which of the two is wrong with it
 
 
-def _json_lines(path: Path, names: Sequence[str]) -> Iterator[Raw]:
+def _json_lines(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
     with _opened(path) as file:
         for lines in _batches(line for line in file if line.strip()):
             yield _of_rows([(_parsed(line), line) for line in lines], names)
@@ -121,7 +122,7 @@ def _parsed(line: bytes) -> _Row:
     return row if isinstance(row, dict) else _NOT_READABLE
 
 
-def _csv(path: Path, names: Sequence[str]) -> Iterator[Raw]:
+def _csv(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
     csv.field_size_limit(1 << 24)
     # Bytes that are no UTF-8 pass as surrogates, so that they spoil no more than their own row.
     with io.TextIOWrapper(_opened(path), "utf-8-sig", "surrogateescape", newline="") as text:
@@ -167,21 +168,21 @@ def _line(row: list[str]) -> bytes:
 
 
 def _of_rows(
-    rows: list[tuple[_Row, bytes]], names: Sequence[str], header: Sequence[str] | None = None
+    rows: list[tuple[_Row, bytes]], names: Mapping[str, bool], header: Sequence[str] | None = None
 ) -> Raw:
     """Rows with the line that each came from.
 
     Args:
       rows: A row, or what is wrong with it, and its line.
-      names: Columns that are wanted.
+      names: Columns that are wanted, and whether they should be lists.
       header: Columns that there are; None takes those that a row has.
     """
     cells = [row if isinstance(row, dict) else {} for row, _ in rows]
     there = set(header) if header is not None else set().union(*cells)
     columns, wrong = {}, np.array([row == _NOT_READABLE for row, _ in rows], bool)
-    for name in names:
+    for name, is_list in names.items():
         if name in there:
-            columns[name], misfits = _column([row.get(name) for row in cells])
+            columns[name], misfits = _column([row.get(name) for row in cells], is_list)
             wrong[misfits] = True
 
     def as_read(chosen: np.ndarray) -> list[dict[str, Any]]:
@@ -194,15 +195,19 @@ def _of_rows(
     return Raw(columns, len(rows), header is not None, as_read, not_utf8, wrong)
 
 
-def _column(values: list[Any]) -> tuple[pa.Array, list[int]]:
-    """JSON values as one Arrow column, and which rows have another kind of value than most."""
+def _column(values: list[Any], is_list: bool) -> tuple[pa.Array, list[int]]:
+    """JSON values as one Arrow column, and which rows have a value that it cannot hold.
+
+    Nothing but lists makes a column of lists even where it should be none: the column's own fault.
+    """
     kinds = {type(value) for value in values} - {type(None)}
     if kinds <= {int} or kinds <= {int, float} or kinds <= {str}:
         try:
             return pa.array(values), []
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
             pass  # a number of any size, or half a character
-    read, arrow_type = (_texts, pa.list_(pa.string())) if list in kinds else (_text, pa.string())
+    is_list = kinds == {list} or (is_list and list in kinds)
+    read, arrow_type = (_texts, pa.list_(pa.string())) if is_list else (_text, pa.string())
     cells = [read(value) for value in values]
     pairs = enumerate(zip(values, cells, strict=True))
     misfits = [row for row, (value, cell) in pairs if cell is None and value is not None]

@@ -63,19 +63,20 @@ def build(
     forgotten = pa.array([], pa.string())
     for kind, table in _conformed(tables, config).items():
         tally.read(kind, table.num_rows)
-        table, wrong = sound(
+        table, wrong, unsound_requests = sound(
             kind,
             table,
             as_read=_rows_of(table),
             unread={},
             keep_payload=config.privacy.keeps_payloads,
+            forgotten=guard.forgotten,
         )
         dead += wrong
         if kind in EVENTS:
             until = max(until, pc.max(table["time"]).as_py() or 0)
         passed[kind], gone, requests = guard.passed(kind, table)
         dead += gone
-        forgotten = pa.concat_arrays([forgotten, requests])
+        forgotten = pa.concat_arrays([forgotten, unsound_requests, requests])
     until = until if config.until_us is None else config.until_us
 
     snapshots: dict[str, Snapshots] = {}

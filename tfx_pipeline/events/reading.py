@@ -27,21 +27,26 @@ class Batch(NamedTuple):
       dead_letters: Of the others.
       columns: Columns of the mapping that these rows have; a row of JSON lines may leave out what
         it has no value for.
+      forgotten: Request ids of searches of forgotten users among the others.
     """
 
     rows: int
     table: pa.Table
     dead_letters: list[pa.Table]
     columns: Collection[str]
+    forgotten: pa.Array
 
 
-def read(path: Path, kind: str, config: EventsConfig) -> Iterator[Batch]:
+def read(
+    path: Path, kind: str, config: EventsConfig, forgotten: Collection[str] = ()
+) -> Iterator[Batch]:
     """Reads a file batch by batch.
 
     Args:
       path: The file.
       kind: Name of its table.
       config: What its columns are called.
+      forgotten: Users of whom nothing is kept.
 
     Raises:
       LogError: A column that the mapping names is missing, or cannot be what it should.
@@ -49,14 +54,19 @@ def read(path: Path, kind: str, config: EventsConfig) -> Iterator[Batch]:
     """
     schema, source = schemas(config)[kind], columns_of(kind, config)
     keep_payload = config.privacy.keeps_payloads
-    for raw in reader_of(path)(path, list(source.values())):
+    for raw in reader_of(path)(path, _wanted(source, schemas(config)[kind])):
         if raw.has_header:
             _require(raw.columns.keys(), source, path)
         table, unread = _canonical(raw, schema, source, config, path)
-        table, dead = sound(
-            kind, table, as_read=raw.as_read, unread=unread, keep_payload=keep_payload
+        table, dead, requests = sound(
+            kind,
+            table,
+            as_read=raw.as_read,
+            unread=unread,
+            keep_payload=keep_payload,
+            forgotten=forgotten,
         )
-        yield Batch(raw.rows, table, dead, raw.columns.keys())
+        yield Batch(raw.rows, table, dead, raw.columns.keys(), requests)
 
 
 def check(path: Path, kind: str, config: EventsConfig) -> None:
@@ -68,10 +78,15 @@ def check(path: Path, kind: str, config: EventsConfig) -> None:
     """
     source = columns_of(kind, config)
     if has_header(path):
-        for raw in reader_of(path)(path, list(source.values())):
+        for raw in reader_of(path)(path, _wanted(source, schemas(config)[kind])):
             _require(raw.columns.keys(), source, path)
             _canonical(raw, schemas(config)[kind], source, config, path)
             return
+
+
+def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, bool]:
+    """Columns of a file -> whether they should be lists."""
+    return {column: pa.types.is_list(schema.field(name).type) for name, column in source.items()}
 
 
 def _require(there: Collection[str], source: dict[str, str], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,8 @@ def sound(
     as_read: Callable[[np.ndarray], list[dict]],
     unread: Mapping[Reason, np.ndarray],
     keep_payload: bool,
-) -> tuple[pa.Table, list[pa.Table]]:
+    forgotten: Collection[str] = (),
+) -> tuple[pa.Table, list[pa.Table], pa.Array]:
     """Sets rows aside that no rule could look at.
 
     Args:
@@ -53,22 +54,30 @@ def sound(
       as_read: From row numbers to what these rows said before anything was made of them.
       unread: Reason -> [n] rows that could not be read.
       keep_payload: Whether their dead letters may say what they said.
+      forgotten: Users of whom nothing is kept, whatever else is wrong with their rows.
 
     Returns:
-      The other rows, normalised, and dead letters.
+      The other rows, normalised, dead letters, and the request ids of searches of forgotten users
+      that are among these.
     """
     table = normalised(table)
-    found = only_first({**unread, **faults(kind, table)})
+    theirs = np.zeros(table.num_rows, bool)
+    if forgotten and "user_id" in table.schema.names:
+        theirs = mask(pc.is_in(table["user_id"], value_set=pa.array([*forgotten], pa.string())))
+    found = {**unread, **faults(kind, table)}
+    wrong_and_theirs = np.logical_or.reduce([*found.values()]) & theirs
+    found = only_first({Reason.FORGOTTEN: wrong_and_theirs, **found})
+    requests = pa.array([], pa.string())
+    if kind == SEARCH:
+        requests = table["request_id"].filter(pa.array(wrong_and_theirs)).combine_chunks()
     dead = []
     for reason, wrong in found.items():
         if count := int(np.count_nonzero(wrong)):
             details = map(as_json, as_read(np.flatnonzero(wrong))) if keep_payload else None
             dead.append(without_payload(kind, reason, count, details))
-    return (
-        (table.filter(pa.array(~np.logical_or.reduce([*found.values()]))), dead)
-        if dead
-        else (table, dead)
-    )
+    if dead:
+        table = table.filter(pa.array(~np.logical_or.reduce([*found.values()])))
+    return table, dead, requests.drop_null()
 
 
 def faults(kind: str, table: pa.Table) -> dict[Reason, np.ndarray]:

@@ -157,15 +157,15 @@ def _read_file(file: File, job: Job) -> Done:
         "forgotten": _REQUESTS,
     }
     with _task(job, "read", file.number, written) as out:
-        for rows, table, dead, columns in reading.read(file.path, kind, job.config):
-            tally.read(kind, rows)
-            tally.add(tallies.columns_of(kind), columns, [1] * len(columns))
+        for batch in reading.read(file.path, kind, job.config, job.guard.forgotten):
+            tally.read(kind, batch.rows)
+            tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
             if kind in EVENTS:
-                newest = max(newest, pc.max(table["time"]).as_py() or 0)
-            table, forgotten, requests = job.guard.passed(kind, table)
-            _bury([*dead, *forgotten], out["dead"], tally)
+                newest = max(newest, pc.max(batch.table["time"]).as_py() or 0)
+            table, forgotten, requests = job.guard.passed(kind, batch.table)
+            _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
             out[kind].divide(_home(kind, table, job.shards), table)
-            requests = pa.table([requests], schema=_REQUESTS)
+            requests = pa.table([pa.chunked_array([batch.forgotten, requests])], schema=_REQUESTS)
             out["forgotten"].divide(shard_of(requests["request_id"], job.shards), requests)
         return Done(_pieces(out), tally, newest)
 
@@ -183,7 +183,7 @@ def shard_of(ids: Column, shards: int) -> np.ndarray:
     """A shard for each id [n], the same wherever it comes from.
 
     >>> shard_of(pa.array(["ada", "bob", "ada"]), 16).tolist()
-    [14, 6, 14]
+    [8, 0, 8]
     """
     encoded = pc.dictionary_encode(ids)
     if isinstance(encoded, pa.ChunkedArray):
