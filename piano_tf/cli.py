@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from piano_tf.config import Config
+    from piano_tf.data.splits import SplitRule
+    from piano_tf.simulation import SimulationConfig
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -137,32 +139,112 @@ def parquet(input_dir: Path, **destination: Any) -> None:
     _write(lambda: adapter.read(input_dir), _Destination(**destination))
 
 
+def _world_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what a simulated world writes: which world."""
+    options = [
+        click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option(
+            "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _world_of(lists: int, seed: int, config: Path | None) -> SimulationConfig:
+    from piano_tf.simulation import SimulationConfig
+
+    return SimulationConfig.load(config) if config else SimulationConfig(lists=lists, seed=seed)
+
+
 @logs.command()
-@click.option("--lists", type=click.IntRange(min=1), default=20_000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--config", type=_FILE, help="JSON of a SimulationConfig, instead of --lists, --seed."
-)
+@_world_options
 @_output_options
 def simulated(lists: int, seed: int, config: Path | None, **destination: Any) -> None:
     """Listeners with tastes, ambiguous queries and position-biased clicks."""
-    from piano_tf.simulation import SimulationConfig, simulate
+    from piano_tf.simulation import simulate
 
-    chosen = SimulationConfig.load(config) if config else SimulationConfig(lists=lists, seed=seed)
+    chosen = _world_of(lists, seed, config)
     _write(lambda: simulate(chosen), _Destination(**destination))
+
+
+@logs.command()
+@_world_options
+@_folder_options
+def simulated_events(
+    lists: int, seed: int, config: Path | None, output: Path, overwrite: bool
+) -> None:
+    """The raw events behind `simulated` lists, and the mapping that `events` reads them by."""
+    from piano_tf.simulation.events import write_events
+
+    chosen = _world_of(lists, seed, config)
+    with _progress() as progress:
+        task = progress.add_task("lists", total=chosen.lists)
+        rows = write_events(
+            chosen,
+            output,
+            overwrite=overwrite,
+            progress=lambda done: progress.advance(task, done),
+        )
+    counts = ", ".join(f"{table} {count:,}" for table, count in rows.items())
+    click.echo(f"{output}: rows, {counts}")
+
+
+@logs.command()
+@click.option("--input", "input_dir", type=_FOLDER, required=True, help="The event tables.")
+@click.option("--mapping", type=_FILE, required=True, help="JSON of an EventsConfig.")
+@_output_options
+@click.argument("beam_args", metavar="[-- BEAM OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+def events(input_dir: Path, mapping: Path, beam_args: tuple[str, ...], **destination: Any) -> None:
+    """Lists built from raw events, each with what was known at its time (needs Apache Beam).
+
+    MAPPING says what a team's tables and columns are called, and the rules; docs/events.md has all
+    of it. Shares are cut at midnight. What stands after -- are options of the Beam runner.
+    """
+    from tfx_pipeline.events.config import EventsConfig
+    from tfx_pipeline.events.job import run
+    from tfx_pipeline.events.report import REPORT_FILE, sentences
+
+    config, to = EventsConfig.load(mapping), _Destination(**destination)
+    rule = _rule(to)
+    _interrupt_on_signals()
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+        said = run(
+            input_dir,
+            config,
+            to.output,
+            rule,
+            beam_args=beam_args,
+            overwrite=to.overwrite,
+            progress=lambda stage, done, total: progress.update(
+                task, description=stage, completed=done, total=total
+            ),
+        )
+    counts = ", ".join(f"{split} {count:,}" for split, count in said["lists"].items())
+    click.echo(f"{to.output}: {config.dataset} lists, {counts}")
+    for sentence in sentences(said):
+        click.echo(sentence)
+    click.echo(f"report: {to.output / REPORT_FILE}")
+
+
+def _rule(to: _Destination) -> SplitRule:
+    """Where to cut, as the options say."""
+    from piano_tf.data.splits import ByDate, ByShare
+
+    if to.validation_from is not None and to.test_from is not None:
+        return ByDate(to.validation_from.date(), to.test_from.date())
+    if to.validation_from is None and to.test_from is None:
+        return ByShare(to.validation_share, to.test_share)
+    raise PianoError("--validation-from and --test-from: expected both or neither")
 
 
 def _write(read: Callable[[], Any], to: _Destination) -> None:
     from piano_tf.data.logs import write_log
-    from piano_tf.data.splits import ByDate, ByShare, SplitRule
 
-    rule: SplitRule
-    if to.validation_from is not None and to.test_from is not None:
-        rule = ByDate(to.validation_from.date(), to.test_from.date())
-    elif to.validation_from is None and to.test_from is None:
-        rule = ByShare(to.validation_share, to.test_share)
-    else:
-        raise PianoError("--validation-from and --test-from: expected both or neither")
+    rule = _rule(to)
     with _progress() as progress:
         task = progress.add_task("lists", total=None)
         source = read()

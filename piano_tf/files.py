@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from piano_tf.errors import PianoError
@@ -30,6 +30,26 @@ def require_room(path: Path) -> None:
         whole.exists()  # raises where the name is too long
     except OSError as error:
         raise PianoError(f"{path}: cannot be made ({error.strerror})") from error
+
+
+def require_place_for(what: str, parts: Sequence[str], path: Path, *, overwrite: bool) -> None:
+    """Finds out, before long work, whether something may be made at `path`.
+
+    Args:
+      what: What it is, in a word.
+      parts: What such a folder has in it, by which it is known.
+      path: Folder to make.
+      overwrite: Whether one that is there may be replaced.
+
+    Raises:
+      PianoError: It may not, or there is something else.
+    """
+    if path.exists() and not overwrite:
+        raise PianoError(f"{path} exists already; choose another output, or --overwrite")
+    if path.exists() and not path.is_dir():
+        raise PianoError(f"{path} is a file, expected a folder; not overwritten")
+    if path.exists() and any(path.iterdir()) and not all((path / p).exists() for p in parts):
+        raise PianoError(f"{path} is not a {what} (with {', '.join(parts)}); not overwritten")
 
 
 @contextlib.contextmanager

@@ -105,6 +105,10 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
             ["logs", "simulated", "--output", "{file}/logs"],
             "cannot be made, for {file} is no folder",
         ),
+        (
+            ["logs", "simulated-events", "--output", "{file}/events"],
+            "cannot be made, for {file} is no folder",
+        ),
         (["train", "{tmp}", "--output", "{file}/1"], "cannot be made, for {file} is no folder"),
         (["train", "{tmp}/gone", "--output", "{tmp}/1"], "{tmp}/gone: no such folder"),
         (

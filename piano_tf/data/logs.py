@@ -23,7 +23,7 @@ from piano_tf.data.splits import Cuts, SplitRule, require_all
 from piano_tf.data.validation import checked
 from piano_tf.errors import LogError, PianoError
 from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
-from piano_tf.files import whole_folder
+from piano_tf.files import require_place_for, whole_folder
 
 _BATCH_ROWS = 2048
 _PART = "part-00000.parquet"
@@ -143,6 +143,19 @@ def find_list(log_dir: Path, split: str, list_id: str | None = None) -> dict[str
     raise LogError(f"has no list {list_id!r}", column="list_id", source=str(Path(log_dir) / split))
 
 
+def require_replaceable(output: Path, *, overwrite: bool) -> None:
+    """Finds out, before long work, whether a log may be made at `output`.
+
+    Args:
+      output: Folder to make.
+      overwrite: Whether a log that is there may be replaced.
+
+    Raises:
+      PianoError: It may not, or there is something else.
+    """
+    require_place_for("log", (SPEC_FILE, *SPLITS), output, overwrite=overwrite)
+
+
 def write_log(
     source: Source,
     output: Path,
@@ -165,13 +178,7 @@ def write_log(
       PianoError: `output` exists, or a split would be empty.
     """
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise PianoError(f"{output} exists already; choose another output, or --overwrite")
-    if output.exists() and not output.is_dir():
-        raise PianoError(f"{output} is a file, expected a folder; not overwritten")
-    parts = (SPEC_FILE, *SPLITS)
-    if output.exists() and any(output.iterdir()) and not all((output / p).exists() for p in parts):
-        raise PianoError(f"{output} is not a log (with {', '.join(parts)}); not overwritten")
+    require_replaceable(output, overwrite=overwrite)
     with whole_folder(output, replace=overwrite) as partial:
         counts = _write_splits(source, partial, rule, progress)
         require_all(counts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from piano_tf.features import ACTIONS, Axis, FeatureSpec
 from piano_tf.simulation.behaviour import Outcome
 from piano_tf.simulation.catalogue import VERSIONS
 from piano_tf.simulation.config import SimulationConfig
+from piano_tf.simulation.draws import Ints
 from piano_tf.simulation.past import History, Past
 from piano_tf.simulation.searches import DEVICES, RANDOMISED, RANKED, Searches, searches_of
 from piano_tf.simulation.words import LANGUAGES
@@ -38,6 +40,9 @@ SPEC = FeatureSpec(
 _DECIMALS = 5  # so that another machine's last bit makes no other log
 _AT_ONCE = 2_000  # lists
 
+# A column's values, as names or as numbers.
+Values: TypeAlias = pa.Array | np.ndarray
+
 
 def simulate(config: SimulationConfig) -> Source:
     """Lets the listeners of `World(config)` search, and logs what they see and do.
@@ -62,16 +67,35 @@ def simulate(config: SimulationConfig) -> Source:
 
 
 def _batches(config: SimulationConfig) -> Iterator[pa.RecordBatch]:
-    world = World(config)
-    past = Past(config.history)
-    columns = ListColumns(world)
+    log = DailyLog(World(config))
     for day in range(config.days):
+        yield from log.lists_of(day)
+
+
+class DailyLog:
+    """A world's log a day at a time.
+
+    Args:
+      world: Whose.
+
+    Attributes:
+      columns: Puts lists into the contract's columns.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._past = Past(world.config.history)
+        self.columns = ListColumns(world)
+
+    def lists_of(self, day: int) -> Iterator[pa.RecordBatch]:
+        """The lists of a day in order of time; all earlier days must have been read before."""
+        world, past = self._world, self._past
         searches = searches_of(world, day)
         for first in range(0, len(searches.number), _AT_ONCE):
             lists = searches.rows(slice(first, first + _AT_ONCE))
             acts = world.behaviour.act(lists.chance, lists.appeal(world))
             past.add(lists, acts)  # histories end before their lists
-            yield columns.batch(lists, past.of(lists), acts)
+            yield self.columns.batch(lists, past.of(lists), acts)
             past.forget()
 
 
@@ -114,30 +138,19 @@ class ListColumns:
           history: Of the same lists.
           outcome: What was done with them; nothing yet unless given, and labels are 0.
         """
-        world, day = self._world, searches.day
-        people, catalogue = world.listeners, world.catalogue
-        mask, track, past = searches.mask, searches.track[searches.mask], history.track
+        catalogue = self._world.catalogue
+        mask, past = searches.mask, history.track
         nothing = np.zeros_like(mask)
         acts = outcome or Outcome(nothing, nothing, nothing)
         values = {
             "list_id": [f"list-{number}" for number in searches.number.tolist()],
-            "user_id": self._name("listener", searches.listener),
             "query": self._name("query", searches.query),
             "timestamp": searches.time,
-            "user_country": self._name("country", searches.listener),
-            "user_language": self._name("language", people.language[searches.listener]),
+            **_prefixed("user", self.users(searches.listener)),
             "context_device": self._name("device", searches.device),
             "context_slice": self._name("slice", searches.randomised.astype(np.int64)),
-            "item_id": self._name("track", track),
             "initial_score": searches.score[mask],
-            "item_artist": self._name("artist", catalogue.artist[track]),
-            "item_album": self._name("album", catalogue.album[track]),
-            "item_genre": self._name("genre", catalogue.genre[track]),
-            "item_mood": self._name("mood", catalogue.mood[track]),
-            "item_language": self._name("language", catalogue.language[track]),
-            "item_version": self._name("version", catalogue.version[track]),
-            "item_popularity": np.round(catalogue.popularity(day)[track], _DECIMALS),
-            "item_age": day - catalogue.released[track],
+            **_prefixed("item", self.items(searches.day, searches.track[mask])),
             "history_query": self._name("query", history.query),
             "history_item_id": self._name("track", past),
             "history_action": self._name("action", history.converted.astype(np.int64)),
@@ -151,5 +164,40 @@ class ListColumns:
         lengths = {Axis.ITEM: mask.sum(axis=1), Axis.HISTORY: history.length}
         return record_batch(SPEC, values, lengths)
 
+    def items(self, day: int, track: Ints) -> dict[str, Values]:
+        """The ids of tracks, and the features that they have on a day.
+
+        Args:
+          day: When.
+          track: [n], all of them out.
+
+        Returns:
+          `id` or the feature's name -> [n].
+        """
+        catalogue = self._world.catalogue
+        return {
+            "id": self._name("track", track),
+            "artist": self._name("artist", catalogue.artist[track]),
+            "album": self._name("album", catalogue.album[track]),
+            "genre": self._name("genre", catalogue.genre[track]),
+            "mood": self._name("mood", catalogue.mood[track]),
+            "language": self._name("language", catalogue.language[track]),
+            "version": self._name("version", catalogue.version[track]),
+            "popularity": np.round(catalogue.popularity(day)[track], _DECIMALS),
+            "age": day - catalogue.released[track],
+        }
+
+    def users(self, listener: Ints) -> dict[str, Values]:
+        """The ids of [n] listeners and their features, likewise."""
+        return {
+            "id": self._name("listener", listener),
+            "country": self._name("country", listener),
+            "language": self._name("language", self._world.listeners.language[listener]),
+        }
+
     def _name(self, column: str, numbers: np.ndarray) -> pa.Array:
         return self._names[column].take(pa.array(numbers))
+
+
+def _prefixed(group: str, values: Mapping[str, Values]) -> dict[str, Values]:
+    return {f"{group}_{name}": found for name, found in values.items()}

@@ -12,12 +12,17 @@ from piano_tf.config import Config
 
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small simulated log, written by the command."""
+    """The log of a small simulated world, built by the commands from its raw events."""
     folder = tmp_path_factory.mktemp("end_to_end")
-    world = written(folder / "world.json", WORLD)
-    done = piano("logs", "simulated", "--config", world, "--output", folder / "logs")
-    assert done.returncode == 0, done.stderr
-    return folder / "logs"
+    world, events, log = written(folder / "world.json", WORLD), folder / "events", folder / "logs"
+    mapping = events / "mapping.json"
+    for command in (
+        ("simulated-events", "--config", world, "--output", events),
+        ("events", "--input", events, "--mapping", mapping, "--output", log),
+    ):
+        done = piano("logs", *command)
+        assert done.returncode == 0, done.stderr
+    return log
 
 
 @pytest.fixture(scope="session")

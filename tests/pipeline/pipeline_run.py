@@ -11,8 +11,13 @@ from pathlib import Path
 
 from piano_tf.config import Config
 
-# Small, but large enough that a trained model is far from a random one.
-WORLD = {**json.loads(Path(__file__).with_name("world.json").read_text()), "lists": 1500}
+# Small, but large enough that a trained model is far from a random one, and of 100 lists a day: a
+# log built from events has a file a day.
+WORLD = {
+    **json.loads(Path(__file__).with_name("world.json").read_text()),
+    "lists": 1500,
+    "days": 15,
+}
 CONFIG = {
     "model": {"width": 16, "heads": 2, "blocks": 1},
     "training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 64},

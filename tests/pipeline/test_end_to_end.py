@@ -172,24 +172,31 @@ def test_transformed_examples_are_the_encoded_log(
     )
     in_keras = dataset(first_run.logs, "validation", keras_encoder, batch_size=32)
 
-    def lists(batches: tf.data.Dataset) -> list[tuple]:
+    def lists(batches: tf.data.Dataset) -> list[tuple[list, np.ndarray]]:
+        """Ids and labels of each list, in whose order they are, and its numbers."""
         found = []
         for inputs, labels in batches:
             items, history = (mask_of(inputs, axis).numpy() for axis in (Axis.ITEM, Axis.HISTORY))
             everything = {**inputs, **labels}
             for row in range(len(items)):
-                values = []
+                exact, numbers = [], []
                 for name in sorted(everything):
                     value = everything[name][row].numpy()
                     if name.startswith("history_"):
                         value = value[history[row]]
                     elif value.ndim == 1 and name != "query":
                         value = value[items[row]]
-                    values.append((name, np.round(value.astype(np.float64), 3).ravel().tolist()))
-                found.append(values)
-        return sorted(found)
+                    if np.issubdtype(value.dtype, np.floating):
+                        numbers.append(value.ravel())
+                    else:
+                        exact.append((name, value.ravel().tolist()))
+                found.append((exact, np.concatenate(numbers)))
+        return sorted(found, key=lambda one: one[0])
 
-    assert lists(through_beam) == lists(in_keras)
+    expected, found = lists(in_keras), lists(through_beam)
+    assert [exact for exact, _ in found] == [exact for exact, _ in expected]
+    for (_, left), (_, right) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def test_every_way_to_the_model_gives_the_same_scores(

@@ -1,0 +1,272 @@
+"""Cells of any type that makes sense, as text, times, numbers and lists of these.
+
+Every function takes a column [n] and returns a `Cells`: what could be read, null elsewhere, and
+which cells hold something that could not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfx_pipeline.events.config import MICROSECONDS
+from tfx_pipeline.events.ordering import numbers
+
+_UNITS = {"s": MICROSECONDS, "ms": 1_000, "us": 1}
+_OUT_OF_RANGE = -1  # no time that a log may have, so that it is told from what is no time at all
+_NUMBERS = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_boolean,
+    pa.types.is_null,
+)
+_TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A column that was read.
+
+    Attributes:
+      values: [n] what it says, null where there is nothing or it could not be read.
+      not_utf8: [n] which cells are bytes that are no text.
+      not_readable: [n] which cells hold something else than was expected.
+    """
+
+    values: pa.Array
+    not_utf8: np.ndarray
+    not_readable: np.ndarray
+
+
+class Misfit(Exception):
+    """A column's type cannot hold what it should; the message says what that is."""
+
+
+def text(column: pa.Array) -> Cells:
+    """Strings, and whole numbers as their digits.
+
+    Raises:
+      Misfit: The column holds something else.
+    """
+    column = _plain(column)
+    if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+        return _fine(column.cast(pa.string()))
+    if not _is_text(column.type):
+        raise Misfit("a string")
+    column = column.cast(pa.binary())
+    try:
+        found = column.cast(pa.string())
+        found.validate(full=True)  # Arrow does not look whether strings of a file are UTF-8 before
+        return _fine(found)
+    except pa.ArrowInvalid:
+        pass
+    values = [_decoded(value) for value in column.to_pylist()]
+    broken = np.array([value is _BROKEN for value in values])
+    found = pa.array([None if value is _BROKEN else value for value in values], pa.string())
+    return Cells(found, broken, np.zeros(len(column), bool))
+
+
+_BROKEN = object()
+
+
+def _decoded(value: bytes | None) -> str | object | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return _BROKEN
+
+
+def time(column: pa.Array, unit: str) -> Cells:
+    """Microseconds of numbers in a unit, of timestamps and of ISO 8601 text.
+
+    Raises:
+      Misfit: The column holds something else.
+    """
+    column = _plain(column)
+    if pa.types.is_null(column.type):
+        return _fine(column.cast(pa.int64()))
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
+    if pa.types.is_timestamp(column.type):
+        unit = column.type.unit
+        column = column.cast(pa.int64())
+        if unit == "ns":
+            return _fine(pc.cast(pc.floor(pc.divide(column, 1_000)), pa.int64()))
+        return _fine(_in_microseconds(column, unit))
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return _fine(_in_microseconds(column, unit))
+    if (
+        pa.types.is_string(column.type)
+        or pa.types.is_large_string(column.type)
+        or pa.types.is_binary(column.type)
+    ):
+        return _times_of_text(text(column), unit)
+    raise Misfit(f"a time: a number (of {unit}), a timestamp or ISO 8601")
+
+
+def _in_microseconds(column: pa.Array, unit: str) -> pa.Array:
+    nothing = numbers(pc.is_null(column, nan_is_null=True)).astype(bool)
+    values = column.fill_null(0).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.abs(values.astype(np.float64)) * _UNITS[unit]
+        fits = size < 2.0**62
+        values = np.where(fits, values, 0)
+        found = (
+            np.rint(values * _UNITS[unit]) if values.dtype.kind == "f" else values * _UNITS[unit]
+        )
+    return pa.array(np.where(fits, found, _OUT_OF_RANGE).astype(np.int64), mask=nothing)
+
+
+def _times_of_text(cells: Cells, unit: str) -> Cells:
+    values = cells.values
+    values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+    for type in (pa.int64(), pa.float64()):
+        try:
+            return dataclasses.replace(cells, values=_in_microseconds(values.cast(type), unit))
+        except pa.ArrowInvalid:
+            pass
+    found = [None if value is None else _time_of(value, unit) for value in values.to_pylist()]
+    wrong = np.array([value is _BROKEN for value in found], bool)
+    clean = pa.array([None if value is _BROKEN else value for value in found], pa.int64())
+    return Cells(clean, cells.not_utf8, wrong)
+
+
+def _time_of(value: str, unit: str) -> int | object:
+    try:
+        number = pa.array([float(value)])
+    except ValueError:
+        pass
+    else:
+        return _BROKEN if np.isnan(number[0].as_py()) else _in_microseconds(number, unit)[0].as_py()
+    try:
+        # Before Python 3.11, `fromisoformat` does not know the Z of UTC.
+        moment = dt.datetime.fromisoformat(value[:-1] + "+00:00" if value[-1] in "Zz" else value)
+    except ValueError:
+        return _BROKEN
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
+    return (aware - _EPOCH) // dt.timedelta(microseconds=1)
+
+
+def number(column: pa.Array) -> Cells:
+    """Numbers in single precision; text that is a number counts.
+
+    Raises:
+      Misfit: The column holds something else.
+    """
+    column = _plain(column)
+    if (
+        pa.types.is_string(column.type)
+        or pa.types.is_binary(column.type)
+        or pa.types.is_large_string(column.type)
+    ):
+        cells = text(column)
+        values = pc.if_else(pc.equal(cells.values, ""), pa.scalar(None, pa.string()), cells.values)
+        try:
+            return dataclasses.replace(cells, values=values.cast(pa.float64()).cast(pa.float32()))
+        except pa.ArrowInvalid:
+            return _numbers_of_text(values, cells)
+    known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if not (
+        known
+        or pa.types.is_decimal(column.type)
+        or pa.types.is_null(column.type)
+        or pa.types.is_boolean(column.type)
+    ):
+        raise Misfit("a number")
+    return _fine(pc.cast(column, pa.float32(), safe=False))
+
+
+def _numbers_of_text(values: pa.Array, cells: Cells) -> Cells:
+    found: list[float | None] = []
+    wrong = np.zeros(len(values), bool)
+    for row, value in enumerate(values.to_pylist()):
+        try:
+            found.append(None if value is None else float(value))
+        except ValueError:
+            found.append(None)
+            wrong[row] = True
+    return Cells(pa.array(found, pa.float32()), cells.not_utf8, wrong)
+
+
+def lists(column: pa.Array, of: Callable[[pa.Array], Cells], separator: str) -> Cells:
+    """Lists of text or numbers; text is a JSON array, or values with a separator between them.
+
+    Raises:
+      Misfit: The column holds something else.
+    """
+    if pa.types.is_null(column.type):
+        return _fine(pa.nulls(len(column), pa.list_(of(pa.nulls(0)).values.type)))
+    if pa.types.is_large_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
+    if not pa.types.is_list(column.type):
+        try:
+            written = text(column)
+        except Misfit:
+            raise Misfit("a list, or text that is a JSON array or has a separator") from None
+        return _lists_of_text(written, of, separator)
+    lengths = numbers(pc.fill_null(column.value_lengths(), 0)).astype(np.int64)
+    cells = of(column.flatten())
+    row = np.repeat(np.arange(len(column)), lengths)
+    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    found = pa.ListArray.from_arrays(pa.array(offsets), cells.values)
+    found = pc.if_else(column.is_null(), pa.scalar(None, found.type), found)
+    return Cells(
+        found, _any(row, cells.not_utf8, len(column)), _any(row, cells.not_readable, len(column))
+    )
+
+
+def _any(row: np.ndarray, which: np.ndarray, rows: int) -> np.ndarray:
+    found = np.zeros(rows, bool)
+    found[row[which]] = True
+    return found
+
+
+def _lists_of_text(written: Cells, of: Callable[[pa.Array], Cells], separator: str) -> Cells:
+    wrong = np.zeros(len(written.values), bool)
+    found: list[list[str | None] | None] = []
+    for row, value in enumerate(written.values.to_pylist()):
+        values = None if value is None else _split(value, separator)
+        found.append(values if isinstance(values, list) else None)
+        wrong[row] = values is _BROKEN
+    cells = lists(pa.array(found, pa.list_(pa.string())), of, separator)
+    return Cells(cells.values, cells.not_utf8 | written.not_utf8, cells.not_readable | wrong)
+
+
+def _split(value: str, separator: str) -> list[str | None] | object:
+    if not value:
+        return []
+    if not value.startswith("["):
+        return value.split(separator)
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return _BROKEN
+    if any(isinstance(one, dict | list | bool) for one in parsed):
+        return _BROKEN
+    return [None if one is None else str(one) for one in parsed]
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return any(known(type) for known in _TEXTS)
+
+
+def _fine(values: pa.Array) -> Cells:
+    nowhere = np.zeros(len(values), bool)
+    return Cells(values, nowhere, nowhere)

@@ -1,0 +1,143 @@
+"""Events that are not used, each with the one reason why."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("reason", pa.string()),
+        ("time", pa.int64()),
+        ("user_id", pa.string()),
+        ("request_id", pa.string()),
+        ("item_id", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+class Reason(str, enum.Enum):
+    """Why an event is not used."""
+
+    UNREADABLE_FILE = "unreadable file"
+    NOT_READABLE = "not readable"
+    NOT_UTF8 = "not UTF-8"
+    MISSING = "missing value"
+    OUT_OF_RANGE = "time out of range"
+    FORGOTTEN = "forgotten"
+    OLD = "older than retention"
+    OVER_LIMIT = "over the limit"
+    EMPTY_LIST = "empty list"
+    ITEM_TWICE = "item shown twice"
+    SCORES = "scores do not match items"
+    DUPLICATE = "duplicate"
+    REQUEST_TWICE = "request id used twice"
+    UNKNOWN_KIND = "unknown kind"
+    UNKNOWN_REQUEST = "unknown request"
+    OTHER_USER = "another user's request"
+    NOT_SHOWN = "item not shown"
+    TOO_EARLY = "before its request"
+    TOO_LATE = "outside the window"
+    NO_REQUEST = "no request within the window"
+    REPLACED = "another snapshot of that time"
+
+
+def letters(kind: str, reason: Reason, rows: pa.Table) -> pa.Table:
+    """Dead letters of rows that were read.
+
+    Args:
+      kind: Name of their table.
+      reason: Why they are not used.
+      rows: [n] in canonical columns.
+
+    Returns:
+      [n] in the columns of `SCHEMA`.
+    """
+    columns = []
+    for field in SCHEMA:
+        source = "valid_from" if field.name == "time" and "time" not in rows.schema.names else None
+        name = source or field.name
+        if field.name == "kind":
+            columns.append(_same(kind, rows.num_rows))
+        elif field.name == "reason":
+            columns.append(_same(reason.value, rows.num_rows))
+        elif field.name == "detail":
+            columns.append(pa.array(map(as_json, rows.to_pylist()), pa.string()))
+        elif name in rows.schema.names and rows.schema.field(name).type == field.type:
+            columns.append(rows[name])
+        else:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+    return pa.table(columns, schema=SCHEMA)
+
+
+def set_aside(
+    kind: str, rows: pa.Table, faults: Mapping[Reason, np.ndarray]
+) -> tuple[pa.Table, list[pa.Table]]:
+    """Takes rows with a fault out of a table.
+
+    Args:
+      kind: Name of their table.
+      rows: [n] in canonical columns.
+      faults: Reason -> [n] whether a row is not used for it; a row has one reason at most.
+
+    Returns:
+      The other rows, and dead letters.
+    """
+    found = {reason: wrong for reason, wrong in faults.items() if wrong.any()}
+    if not found:
+        return rows, []
+    dead = [letters(kind, reason, rows.filter(pa.array(wrong))) for reason, wrong in found.items()]
+    return rows.filter(pa.array(~np.logical_or.reduce([*found.values()]))), dead
+
+
+def only_first(faults: dict[Reason, np.ndarray]) -> dict[Reason, np.ndarray]:
+    """The same with at most one reason a row, the first."""
+    found: dict[Reason, np.ndarray] = {}
+    for reason, wrong in faults.items():
+        for earlier in found.values():
+            wrong = wrong & ~earlier
+        found[reason] = wrong
+    return found
+
+
+def without_payload(
+    kind: str, reason: Reason, count: int, details: Iterable[str] | None = None
+) -> pa.Table:
+    """Dead letters that say no more of a row than that there was one, and `details` if given."""
+    columns = {
+        "kind": _same(kind, count),
+        "reason": _same(reason.value, count),
+        "detail": pa.nulls(count, pa.string())
+        if details is None
+        else pa.array(details, pa.string()),
+    }
+    return pa.table(
+        [columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA
+    )
+
+
+def merged(parts: Iterable[pa.Table]) -> pa.Table:
+    """All parts in one order that the order of the parts does not change: nulls first."""
+    table = pa.concat_tables([SCHEMA.empty_table(), *parts])
+    keys = [(name, "ascending") for name in SCHEMA.names]
+    return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_start"))
+
+
+def as_json(row: dict) -> str:
+    """A row as JSON: keys in order, bytes that are no text escaped, times as ISO 8601."""
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _same(value: str, count: int) -> pa.Array:
+    return pa.array([value] * count, pa.string())

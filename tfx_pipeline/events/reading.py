@@ -1,0 +1,133 @@
+"""A team's files as canonical tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from piano_tf.errors import LogError
+from tfx_pipeline.events import cells
+from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.dead_letters import Reason
+from tfx_pipeline.events.formats import Raw, has_header, reader_of
+from tfx_pipeline.events.rows import sound
+from tfx_pipeline.events.tables import columns_of, schemas
+
+
+class Batch(NamedTuple):
+    """Some rows of a file.
+
+    Attributes:
+      rows: How many were read.
+      table: The sound ones in canonical columns.
+      dead_letters: Of the others.
+      columns: Columns of the mapping that these rows have; a row of JSON lines may leave out what
+        it has no value for.
+      forgotten: Request ids of searches of forgotten users among the others.
+    """
+
+    rows: int
+    table: pa.Table
+    dead_letters: list[pa.Table]
+    columns: Collection[str]
+    forgotten: pa.Array
+
+
+def read(
+    path: Path, kind: str, config: EventsConfig, forgotten: Collection[str] = ()
+) -> Iterator[Batch]:
+    """Reads a file batch by batch.
+
+    Args:
+      path: The file.
+      kind: Name of its table.
+      config: What its columns are called.
+      forgotten: Users of whom nothing is kept.
+
+    Raises:
+      LogError: A column that the mapping names is missing, or cannot be what it should.
+      Unreadable: The file is damaged.
+    """
+    schema, source = schemas(config)[kind], columns_of(kind, config)
+    keep_payload = config.privacy.keeps_payloads
+    for raw in reader_of(path)(path, _wanted(source, schemas(config)[kind])):
+        if raw.has_header:
+            _require(raw.columns.keys(), source, path)
+        table, unread = _canonical(raw, schema, source, config, path)
+        table, dead, requests = sound(
+            kind,
+            table,
+            as_read=raw.as_read,
+            unread=unread,
+            keep_payload=keep_payload,
+            forgotten=forgotten,
+        )
+        yield Batch(raw.rows, table, dead, raw.columns.keys(), requests)
+
+
+def check(path: Path, kind: str, config: EventsConfig) -> None:
+    """Looks at the header of a file, if it has one, before long work.
+
+    Raises:
+      LogError: As `read` does.
+      Unreadable: The file is damaged.
+    """
+    source = columns_of(kind, config)
+    if has_header(path):
+        for raw in reader_of(path)(path, _wanted(source, schemas(config)[kind])):
+            _require(raw.columns.keys(), source, path)
+            _canonical(raw, schemas(config)[kind], source, config, path)
+            return
+
+
+def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, bool]:
+    """Columns of a file -> whether they should be lists."""
+    return {column: pa.types.is_list(schema.field(name).type) for name, column in source.items()}
+
+
+def _require(there: Collection[str], source: dict[str, str], path: Path) -> None:
+    for name, column in source.items():
+        if column not in there:
+            raise LogError(
+                f"missing; expected by the mapping as {name!r}", column=column, source=str(path)
+            )
+
+
+def _canonical(
+    raw: Raw, schema: pa.Schema, source: dict[str, str], config: EventsConfig, path: Path
+) -> tuple[pa.Table, dict[Reason, np.ndarray]]:
+    not_utf8, not_readable = raw.not_utf8.copy(), raw.not_readable.copy()
+    columns = []
+    for field in schema:
+        column = raw.columns.get(source.get(field.name, ""))
+        if column is None:
+            columns.append(pa.nulls(raw.rows, field.type))
+            continue
+        try:
+            found = _parser(field, config)(column)
+        except cells.Misfit as misfit:
+            raise LogError(
+                f"got type {column.type}, expected {misfit}",
+                column=source[field.name],
+                source=str(path),
+            ) from None
+        columns.append(found.values.cast(field.type))
+        not_utf8 |= found.not_utf8
+        not_readable |= found.not_readable
+    unread = {Reason.NOT_UTF8: not_utf8, Reason.NOT_READABLE: not_readable}
+    return pa.table(columns, schema=schema), unread
+
+
+def _parser(field: pa.Field, config: EventsConfig) -> Callable[[pa.Array], cells.Cells]:
+    if field.type == pa.string():
+        return cells.text
+    if field.type == pa.int64():
+        return lambda column: cells.time(column, config.time_unit)
+    if field.type == pa.float32():
+        return cells.number
+    of = cells.text if field.type.value_type == pa.string() else cells.number
+    return lambda column: cells.lists(column, of, config.list_separator)

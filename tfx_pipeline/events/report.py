@@ -1,0 +1,104 @@
+"""A page on what became of events, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import matplotlib
+
+from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.plots import Plot, plots
+from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, Tally
+
+REPORT_FILE = "report.html"
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("tfx_pipeline.events", "."),
+    autoescape=jinja2.select_autoescape(["html.jinja"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def sentences(said: dict[str, Any]) -> Iterator[str]:
+    """What became of events, for a terminal.
+
+    Args:
+      said: What `reconciliation.json` says.
+    """
+    for kind, found in said["events"].items():
+        dead = found["dead letters"]
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dead.items())
+        letters = f", {sum(dead.values()):,} dead letters ({reasons})" if dead else ""
+        yield f"{kind}: {found['read']:,} read, {found['used']:,} used{letters}"
+    yield from _unknown(said)
+    if files := said[UNREADABLE_FILES]:
+        yield f"set aside, with events of unknown number: {', '.join(files)}"
+
+
+def write_report(said: dict[str, Any], tally: Tally, config: EventsConfig, folder: Path) -> None:
+    """Writes the page.
+
+    Args:
+      said: What `reconciliation.json` says.
+      tally: What all tasks counted.
+      config: The mapping file.
+      folder: Where.
+    """
+    counts = ", ".join(f"{split} {count:,}" for split, count in said["lists"].items())
+    page = _TEMPLATES.get_template("report.html.jinja").render(
+        title=f"Lists of {config.dataset}",
+        facts=f"Lists: {counts}.",
+        rows=list(_rows(said)),
+        unreadable=said[UNREADABLE_FILES],
+        unknown=[f"{sentence}." for sentence in _unknown(said)],
+        pictures=[_picture(plot) for plot in plots(tally)],
+    )
+    (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+
+
+def _unknown(said: dict[str, Any]) -> Iterator[str]:
+    words = {"item": "shown items have", "user": "lists have a user with"}
+    for kind, count in said[NO_SNAPSHOT].items():
+        if count:
+            yield f"{count:,} {words[kind]} no snapshot at their time"
+
+
+class _Row(NamedTuple):
+    kind: str
+    reason: str
+    read: str
+    used: str
+    dead: str
+    share: str
+
+
+def _rows(said: dict[str, Any]) -> Iterator[_Row]:
+    for kind, found in said["events"].items():
+        dead, read = found["dead letters"], max(found["read"], 1)
+        every = sum(dead.values())
+        counts = (f"{found['read']:,}", f"{found['used']:,}", f"{every:,}")
+        yield _Row(kind, "", *counts, f"{every / read:.2%}")
+        for reason, count in dead.items():
+            yield _Row(kind, reason, "", "", f"{count:,}", f"{count / read:.2%}")
+
+
+class _Picture(NamedTuple):
+    title: str
+    caption: str
+    source: str
+
+
+def _picture(plot: Plot) -> _Picture:
+    """The figure as an SVG inside an address; the same figure gives the same text."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "piano"}):
+        plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
+    source = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _Picture(plot.title, plot.caption, source)

@@ -1,0 +1,91 @@
+"""Rows on their way from one stage to the next: Arrow files that are mapped into memory.
+
+Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many;
+what one of them reads of it is not copied, so that a part of a piece costs no more than itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from piano_tf.files import replacing
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Which rows of a file are for whom.
+
+    Attributes:
+      path: The file.
+      batches: Key -> numbers of the batches that have its rows.
+    """
+
+    path: Path
+    batches: dict[Any, list[int]]
+
+
+class PieceWriter:
+    """Writes rows for several readers.
+
+    Args:
+      writer: Of the file.
+      pieces: What to fill.
+    """
+
+    def __init__(self, writer: pa.RecordBatchFileWriter, pieces: Pieces) -> None:
+        self._writer = writer
+        self._written = 0
+        self.pieces = pieces
+
+    def add(self, key: Any, rows: pa.Table) -> None:
+        """Appends rows for a key; they stay in their order."""
+        for batch in rows.combine_chunks().to_batches():
+            if batch.num_rows:
+                self._writer.write_batch(batch)
+                self.pieces.batches.setdefault(key, []).append(self._written)
+                self._written += 1
+
+    def divide(self, keys: np.ndarray, rows: pa.Table) -> None:
+        """Appends each row for its own key [n]; those of one key stay in their order."""
+        if not len(keys):
+            return
+        order = np.argsort(keys, kind="stable")
+        rows = rows.take(pa.array(order)).combine_chunks()
+        ends = np.append(np.flatnonzero(np.diff(keys[order])) + 1, len(keys))
+        start = 0
+        for end in ends.tolist():
+            self.add(keys[order[start]].item(), rows.slice(start, end - start))
+            start = end
+
+
+@contextmanager
+def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
+    """Makes a file of pieces, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        yield PieceWriter(writer, Pieces(path, {}))
+
+
+def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
+    """What there is for a key, file by file."""
+    for one in pieces:
+        if numbers := one.batches.get(key):
+            with pa.memory_map(str(one.path)) as source:
+                file = pa.ipc.open_file(source)
+                yield pa.Table.from_batches([file.get_batch(number) for number in numbers])
+
+
+def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
+    """All that there is for a key."""
+    return pa.concat_tables([schema.empty_table(), *parts(pieces, key)])
