@@ -22,8 +22,8 @@ test: environment  ## every test
 lint: environment  ## ruff
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-types: environment  ## mypy on the library and the server
-	@.venv/bin/mypy piano_tf serving
+types: environment  ## mypy on the library, the server and the events job
+	@.venv/bin/mypy piano_tf serving tfx_pipeline/events
 
 check: lint types test  ## all three
 

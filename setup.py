@@ -53,6 +53,7 @@ setup(
             "bm25s>=0.3,<0.4",
             "hypothesis>=6",
             "mypy>=2",
+            "psutil>=5",
             "pytest>=9",
             "regex",
             "ruff>=0.17",
