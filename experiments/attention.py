@@ -2,7 +2,7 @@
 
     export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1
     .venv/bin/python experiments/attention.py worlds/main.json experiments/runs/main/logs \\
-        experiments/runs/main/models-0/piano/1 experiments/runs/main/models-0/piano-item-keys/1
+        experiments/runs/main/models-0/piano/1
 
 trains each exported model once more, for what is exported does not say where it looks, and makes
 sure that it is the same: with one thread, as in scripts/experiment.sh. It prints, for lists of the

@@ -1,7 +1,7 @@
 """Clicks against conversions in a simulated world: sorting, list selection, and the best there is.
 
     .venv/bin/python experiments/frontier.py worlds/main.json \\
-        experiments/runs/main/models-0/piano-biased/1 experiments/runs/main/frontier
+        experiments/runs/main/models-0/piano-propensity/1 experiments/runs/main/frontier
 
 writes a table (`.md`) and a plot (`.svg`). Lists are of the first days after the log, histories
 those of the log; CTR and CVR are exact expectations.
