@@ -121,13 +121,14 @@ def _in_microseconds(column: pa.Array, unit: str) -> pa.Array:
     nothing = numbers(pc.is_null(column, nan_is_null=True)).astype(bool)
     values = column.fill_null(0).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        size = np.abs(values.astype(np.float64)) * _UNITS[unit]
-        fits = size < 2.0**62
-        values = np.where(fits, values, 0)
-        found = (
-            np.rint(values * _UNITS[unit]) if values.dtype.kind == "f" else values * _UNITS[unit]
-        )
-    return pa.array(np.where(fits, found, _OUT_OF_RANGE).astype(np.int64), mask=nothing)
+        fits = np.abs(values.astype(np.float64)) * _UNITS[unit] < 2.0**62
+    values = np.where(fits, values, values.dtype.type(0))
+    # Wide before it is multiplied; whole numbers stay whole.
+    if values.dtype.kind == "f":
+        found = np.rint(values.astype(np.float64) * _UNITS[unit]).astype(np.int64)
+    else:
+        found = values.astype(np.int64) * _UNITS[unit]
+    return pa.array(np.where(fits, found, _OUT_OF_RANGE), mask=nothing)
 
 
 def _times_of_text(cells: Cells, unit: str) -> Cells:
