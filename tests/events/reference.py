@@ -289,7 +289,7 @@ def history(now: Event, pairs: list[tuple[Event, Event]]) -> list[Event]:
         for search, act in pairs
         if search["user_id"] == now["user_id"]
         and act["time"] < t
-        and (act["arrived_at"] is None or act["arrived_at"] < t)
+        and all(event["arrived_at"] is None or event["arrived_at"] < t for event in (search, act))
     ]
     entries = []
     for search in {id(search): search for search, _ in known}.values():
