@@ -4,9 +4,6 @@ Changing, adding or deleting any events at or after t changes no feature and no 
 before t, nor whether it is there; its labels change only where its windows reach t. Acts at the
 very moment of a list change nothing in it either, and what arrived later counts as little. The end
 of observation is fixed, for it says which lists are held back.
-
-One thing is left out: the future of a forgotten user may not reuse the request id of somebody
-else's search, for all acts that name nothing but this id are forgotten then, whenever they were.
 """
 
 from __future__ import annotations
@@ -98,21 +95,13 @@ def moments_of(streams: list[Stream], number: int) -> list[int]:
 
 
 def prepared(streams: list[Stream], **rules: Any) -> list[Stream]:
-    """The streams with an end of observation, and searches as this test needs them.
-
-    No request id is a forgotten user's and another's; queries say when it was, exactly.
-    """
+    """The streams with an end of observation, and queries that say when it was, exactly."""
     found = []
     for stream in streams:
         until = stream.rules.until or START + 9 * DAY
         changed = dataclasses.replace(stream.rules, until=until, **rules)
         searches = [
             {**search, "query": f"{search['query']} {search['time']}"}
-            | (
-                {"request_id": f"forgotten-{search['request_id']}"}
-                if search["user_id"] in changed.forget
-                else {}
-            )
             for search in stream.events["search"]
         ]
         found.append(Stream({**stream.events, "search": searches}, changed))

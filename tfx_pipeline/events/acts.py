@@ -112,14 +112,14 @@ def as_read(acts: pa.Table, kind: str) -> pa.Table:
 
 
 def unique(acts: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
-    """Sets acts aside that equal another in all that was read.
+    """Sets acts aside that equal another in all but their arrival; the one that came first is kept.
 
     Args:
       acts: All that there are of their requests, or of their users where they name no request.
     """
-    keys = [numbers(acts["conversion"]), numbers(acts["time"]), numbers(acts["arrived_at"])]
+    keys = [numbers(acts["conversion"]), numbers(acts["time"])]
     keys += [ranks(acts[name])[0] for name in ("request_id", "item_id", "kind", "named_user")]
-    order = np.lexsort(keys)
+    order = np.lexsort([numbers(acts["arrived_at"]), *keys])
     again = np.empty(acts.num_rows, bool)
     again[order] = ~is_first([key[order] for key in keys])
     return set_aside(acts, {Reason.DUPLICATE: again})

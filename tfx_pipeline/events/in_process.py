@@ -15,7 +15,7 @@ from tfx_pipeline.events.acts import SCHEMA
 from tfx_pipeline.events.config import DAY, EventsConfig
 from tfx_pipeline.events.dead_letters import merged
 from tfx_pipeline.events.ordering import numbers
-from tfx_pipeline.events.privacy import Guard
+from tfx_pipeline.events.privacy import Guard, of_unsound
 from tfx_pipeline.events.reconciliation import Tally
 from tfx_pipeline.events.requests import resolved
 from tfx_pipeline.events.rows import sound
@@ -60,7 +60,7 @@ def build(
     guard = Guard.of(config.privacy)
     tally, dead = Tally(), []
     passed, until = {}, 0
-    forgotten = pa.array([], pa.string())
+    forgotten = []
     for kind, table in _conformed(tables, config).items():
         tally.read(kind, table.num_rows)
         table, wrong, unsound_requests = sound(
@@ -72,11 +72,11 @@ def build(
             forgotten=guard.forgotten,
         )
         dead += wrong
-        if kind in EVENTS:
-            until = max(until, pc.max(table["time"]).as_py() or 0)
         passed[kind], gone, requests = guard.passed(kind, table)
         dead += gone
-        forgotten = pa.concat_arrays([forgotten, unsound_requests, requests])
+        if kind in EVENTS:
+            until = max(until, pc.max(passed[kind]["time"]).as_py() or 0)
+        forgotten += [of_unsound(unsound_requests), requests]
     until = until if config.until_us is None else config.until_us
 
     snapshots: dict[str, Snapshots] = {}
@@ -87,7 +87,7 @@ def build(
             tally.used(kind, table.num_rows)
             snapshots[kind] = Snapshots(kind, table)
     events = {kind: passed[kind] for kind in EVENTS if kind in passed}
-    requests = resolved(events, forgotten, config, until)
+    requests = resolved(events, pa.concat_tables(forgotten), config, until)
     dead += requests.dead_letters
 
     shard = UserShard(
