@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from piano_tf.errors import ConfigError, LogError
 from tfx_pipeline.events import cells, reading
-from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.config import EventsConfig, Privacy
+from tfx_pipeline.events.job import find_files
 
 SECOND = 1_000_000
 MOMENT = 1_704_067_200  # 2024-01-01, 00:00 UTC
@@ -241,3 +243,30 @@ def test_details_are_strict_json_whatever_a_row_has(tmp_path: Path) -> None:
     assert [("line" in detail) for detail in details] == [True, False, True, False, False]
     assert details[3]["query"] == r"\xff"
     assert details[4]["time"] == 2**60
+
+
+# --- the mapping and its folder ---
+
+
+@pytest.mark.parametrize("files", ["/data/*", "", ".", "../*", "**x/*", "search/../../*"])
+def test_patterns_are_of_files_in_the_folder(files: str) -> None:
+    mapping = json.dumps({"dataset": "shop", "search": {"files": files}})
+    with pytest.raises(ConfigError, match="expected a pattern of files in the input folder"):
+        EventsConfig.from_json(mapping)
+
+
+def test_a_table_without_files_is_an_error_unless_it_is_null(tmp_path: Path) -> None:
+    for name in ("search", "clicks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jsonl").write_bytes(b"")
+    with pytest.raises(LogError, match=r"click: expected files 'click/\*', or \"click\": null in"):
+        find_files(tmp_path, EventsConfig(dataset="shop"))
+    alone = EventsConfig(dataset="shop", click=None, conversion=None)
+    assert [file.kind for file in find_files(tmp_path, alone)] == ["search"]
+
+
+def test_users_to_forget_are_lines_and_no_byte_order_mark_is(tmp_path: Path) -> None:
+    text = "ann\r\n\n bob \nZo\u2028ë\x85x"
+    (tmp_path / "forget.txt").write_bytes(codecs.BOM_UTF8 + text.encode())
+    found = Privacy(forget="forget.txt").forgotten(tmp_path)
+    assert found == {"ann", "bob", "Zo\u2028ë\x85x"}
