@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from event_streams import HOUR, START, Stream, big_stream
 from event_tables import mapping_of, tables_of, write_files
 from reference import DAY, Event, Rules
 
+from piano_tf.errors import ConfigError
 from tfx_pipeline.events import stages
 from tfx_pipeline.events.config import EventsConfig
-from tfx_pipeline.events.dead_letters import Reason
+from tfx_pipeline.events.dead_letters import Reason, letters
+from tfx_pipeline.events.graph import known
 from tfx_pipeline.events.in_process import Built, build
 from tfx_pipeline.events.job import find_files
 from tfx_pipeline.events.privacy import Guard
+from tfx_pipeline.events.snapshots import changes
 from tfx_pipeline.events.stages import Job
 
 
@@ -95,3 +100,36 @@ def test_a_stage_writes_the_same_in_whatever_order_it_is_told(tmp_path: Path) ->
 
     assert len(find_files(source, config)) > 5
     assert files(1) == files(-1)
+
+
+def test_a_dead_letter_says_the_whole_row() -> None:
+    rows = [
+        {"item_id": ["a", "宇\n"], "query": 'so"ul\\', "score": [0.5, 1e9], "time": 1},
+        {"item_id": [], "query": "", "score": None, "time": None},
+        {"item_id": None, "query": None, "score": [-2.25], "time": 2**53},
+    ]
+    types = [("item_id", pa.list_(pa.string())), ("query", pa.string())]
+    types += [("score", pa.list_(pa.float32())), ("time", pa.int64())]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(types))
+    for part in (table, table.slice(1), table.slice(0, 0), pa.concat_tables([table, table])):
+        found = letters("search", Reason.DUPLICATE, part)["detail"].to_pylist()
+        assert [json.loads(detail) for detail in found] == part.to_pylist()
+        assert all([*json.loads(detail)] == sorted(table.schema.names) for detail in found)
+
+
+def test_snapshots_that_say_nothing_new_are_not_looked_at() -> None:
+    table = pa.table(
+        {
+            "item_id": ["a", "a", "a", "a", "b"],
+            "valid_from": [1, 2, 3, 4, 1],
+            "item_brand": ["x", "x", "y", "x", "x"],
+            "item_price": [1.0, 1.0, 1.0, 1.0, 1.0],
+        }
+    )
+    assert changes("item", table)["valid_from"].to_pylist() == [1, 3, 4, 1]
+
+
+def test_an_option_that_beam_does_not_know_is_refused() -> None:
+    assert known(["--runner=FlinkRunner", "--flink_master=here"])
+    with pytest.raises(ConfigError, match="--runer: expected an option that Apache Beam knows"):
+        known(["--runer=FlinkRunner"])

@@ -19,7 +19,7 @@ from tfx_pipeline.events.privacy import Guard, of_unsound
 from tfx_pipeline.events.reconciliation import Tally
 from tfx_pipeline.events.requests import resolved
 from tfx_pipeline.events.rows import sound
-from tfx_pipeline.events.snapshots import Snapshots, unique
+from tfx_pipeline.events.snapshots import Snapshots, changes, unique
 from tfx_pipeline.events.tables import EVENTS, ITEM, SEARCH, USER, schemas
 from tfx_pipeline.events.user_shard import UserShard
 
@@ -85,7 +85,7 @@ def build(
             table, again = unique(kind, passed[kind])
             dead += again
             tally.used(kind, table.num_rows)
-            snapshots[kind] = Snapshots(kind, table)
+            snapshots[kind] = Snapshots(kind, changes(kind, table))
     events = {kind: passed[kind] for kind in EVENTS if kind in passed}
     requests = resolved(events, pa.concat_tables(forgotten), config, until)
     dead += requests.dead_letters

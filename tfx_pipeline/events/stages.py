@@ -224,7 +224,7 @@ def catalogue(number: int, job: Job, reads: Sequence[Done]) -> Done:
         table, dead = snapshots.unique(ITEM, gathered(_of(reads, ITEM), _ALL, schema))
         _bury(dead, out["dead"], tally)
         tally.used(ITEM, table.num_rows)
-        out[ITEM].add(_ALL, table)
+        out[ITEM].add(_ALL, snapshots.changes(ITEM, table))
         return Done(_pieces(out), tally)
 
 
@@ -247,7 +247,7 @@ def build_lists(
             table, dead = snapshots.unique(USER, table)
             tally.used(USER, table.num_rows)
             _bury(dead, out["dead"], tally)
-            users = Snapshots(USER, table)
+            users = Snapshots(USER, snapshots.changes(USER, table))
         state = UserShard(job.config, until, known[SEARCH], known_items, users)
         searches, acts = (list(parts(_of(resolves, name), shard)) for name in ("searches", "acts"))
         for found, its_acts, end in _steps(searches, acts, known[SEARCH]):
