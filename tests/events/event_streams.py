@@ -67,13 +67,20 @@ def moment(rng: Random) -> int:
     return START + rng.randrange(DAYS) * DAY + rng.choice(OFFSETS)
 
 
-def arrival(rng: Random, time: int, kind: Kind) -> int | None:
-    """Often unknown, else mostly at once, sometimes late; clocks may even say before."""
+def arrival(rng: Random, time: int, kind: Kind, moments: list[int] | None = None) -> int | None:
+    """Often unknown, else mostly at once, sometimes late; clocks may even say before.
+
+    Args:
+      rng: What to draw from.
+      time: When it happened.
+      kind: Of the stream.
+      moments: At which it may have arrived too.
+    """
     if rng.random() < 0.4:
         return None
     if rng.random() > kind.late:
         return time
-    return time + rng.choice((1, HOUR, DAY, 2 * DAY, -HOUR))
+    return rng.choice((time + 1, time + HOUR, time + DAY, time - HOUR, *(moments or ())))
 
 
 def features(rng: Random, group: str) -> dict[str, Any]:
@@ -113,13 +120,15 @@ def act(number: int, shown: list[Event], table: str, kind: Kind = USUAL) -> Even
     """
     rng = Random(number)
     of = rng.choice(shown)
-    time = of["time"] + rng.choice(DELAYS)
+    others = [other["time"] for other in shown if other["time"] >= of["time"]]
+    time = rng.choice((*others, *(of["time"] + delay for delay in DELAYS)))
+    later = [moment for moment in others if moment >= time]
     found = {
         "request_id": of["request_id"],
         "user_id": of["user_id"],
         "item_id": rng.choice(of["items"] or ITEMS),
         "time": time,
-        "arrived_at": arrival(rng, time, kind),
+        "arrived_at": arrival(rng, time, kind, later),
         "kind": rng.choice((None, *KINDS)) if table == "conversion" else None,
     }
     named = rng.choice(("both", "request", "request", "user", "user"))

@@ -104,31 +104,23 @@ def rebuild(streams: dict[str, list[Event]], rules: Rules) -> Rebuilt:
             dead.append((event, reason))
 
     acts = ("click", "conversion")
+
+    # Privacy. Who is to be forgotten is so before anything else is said of an event.
+    forgotten = [
+        event for event in events if event["table"] == "search" and event["user_id"] in rules.forget
+    ]
+    remove(lambda event: event["user_id"] in rules.forget, "forgotten", among=TABLES)
     until = rules.until
     if until is None:
         until = max([event["time"] for event in events if identified(event)], default=0)
-
-    # Privacy. Who is to be forgotten is so before anything else is said of an event.
-    forgotten_requests = {
-        event["request_id"]
-        for event in events
-        if event["table"] == "search" and event["user_id"] in rules.forget
-    }
-    remove(lambda event: event["user_id"] in rules.forget, "forgotten", among=TABLES)
-    remove(
-        lambda act: act["user_id"] is None and act["request_id"] in forgotten_requests,
-        "forgotten",
-        among=acts,
-    )
     for event in events:
         event["user_id"] = hashed(event["user_id"], rules.salt)
-    remove(lambda act: not identified(act), "missing value", among=acts)
-    if rules.retention is not None:
-        oldest = until - rules.retention
-        remove(lambda event: event["time"] < oldest, "older than retention", among=TABLES)
-    remove(lambda act: rules.window(act) is None, "unknown kind", among=acts)
+
+    def is_old(event: Event) -> bool:
+        return rules.retention is not None and event["time"] < until - rules.retention
 
     # Searches.
+    remove(is_old, "older than retention", among=["search"])
     remove(lambda search: not search["items"], "empty list", among=["search"])
     remove(
         lambda search: len(set(search["items"])) < len(search["items"]),
@@ -153,13 +145,36 @@ def rebuild(streams: dict[str, list[Event]], rules: Rules) -> Rebuilt:
     def repeats(search: Event) -> bool:
         return all(search is not one for one in kept)
 
-    remove(lambda search: repeats(search) and search in kept, "duplicate", among=["search"])
+    remove(
+        lambda search: repeats(search) and any(came_again(search, one) for one in kept),
+        "duplicate",
+        among=["search"],
+    )
     remove(repeats, "request id used twice", among=["search"])
 
-    # Acts.
+    # Acts. Those that name a forgotten user's request alone are forgotten with it, unless somebody
+    # else had used its id before.
+    def is_forgotten(request_id: str) -> bool:
+        return any(
+            search["request_id"] == request_id
+            and not any(
+                one["request_id"] == request_id and moment_of(one) < moment_of(search)
+                for one in kept
+            )
+            for search in forgotten
+        )
+
+    remove(
+        lambda act: act["user_id"] is None and is_forgotten(act["request_id"]),
+        "forgotten",
+        among=acts,
+    )
+    remove(lambda act: not identified(act), "missing value", among=acts)
+    remove(is_old, "older than retention", among=acts)
+    remove(lambda act: rules.window(act) is None, "unknown kind", among=acts)
     for act in [event for event in events if event["table"] in acts]:
-        same = [event for event in events if event == act]
-        if same[0] is not act:
+        same = [event for event in events if came_again(event, act)]
+        if min(same, key=lambda event: absent_first(event["arrived_at"])) is not act:
             remove(lambda event, act=act: event is act, "duplicate", among=acts)
 
     def request(act: Event) -> Event | None:
@@ -289,7 +304,7 @@ def history(now: Event, pairs: list[tuple[Event, Event]]) -> list[Event]:
         for search, act in pairs
         if search["user_id"] == now["user_id"]
         and act["time"] < t
-        and (act["arrived_at"] is None or act["arrived_at"] < t)
+        and all(event["arrived_at"] is None or event["arrived_at"] < t for event in (search, act))
     ]
     entries = []
     for search in {id(search): search for search, _ in known}.values():
@@ -350,16 +365,25 @@ def identified(event: Event) -> bool:
     return event["request_id"] is not None or event["user_id"] is not None
 
 
+def came_again(event: Event, other: Event) -> bool:
+    """Whether two are the same in all but their arrival."""
+    return {**event, "arrived_at": None} == {**other, "arrived_at": None}
+
+
 def absent_first(value: Any) -> tuple[bool, Any]:
     """A key that sorts what is absent before all that is there."""
     return (value is not None, value if value is not None else 0)
 
 
+def moment_of(search: Event) -> tuple[Any, ...]:
+    """When a search was, and when it arrived."""
+    return (search["time"], absent_first(search["arrived_at"]))
+
+
 def search_order(search: Event, context: Iterable[str]) -> tuple[Any, ...]:
     """The canonical order of searches with the same request id."""
     return (
-        search["time"],
-        absent_first(search["arrived_at"]),
+        *moment_of(search),
         search["user_id"],
         search["query"],
         search["items"],
@@ -378,7 +402,6 @@ def event_order(event: Event) -> tuple[Any, ...]:
         event["item_id"],
         absent_first(event["kind"]),
         absent_first(event["user_id"]),
-        absent_first(event["arrived_at"]),
     )
 
 

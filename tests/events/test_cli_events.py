@@ -99,6 +99,7 @@ def test_a_log_is_built_of_three_formats(tmp_path: Path) -> None:
         )
     assert done.exit_code == 0, done.output
     assert "shop lists, train 4, validation 2, test 2, held back 0" in done.output
+    assert "observed until 2024-01-06T00:00:00Z\n" in done.output
     assert "click: 8 read, 8 used\n" in done.output
     out = tmp_path / "out"
     assert check_log(out).lists == {"train": 4, "validation": 2, "test": 2}
@@ -109,6 +110,7 @@ def test_a_log_is_built_of_three_formats(tmp_path: Path) -> None:
     assert found[3]["history_item_id"] == ["c", "b"]
     assert found[3]["history_action"] == ["conversion", "click"]
     report = (out / "report.html").read_text()
+    assert "Observed until 2024-01-06T00:00:00Z." in report
     assert "data:image/svg+xml;base64," in report and "http" not in report.replace("w3.org", "")
     names = {path.name for path in out.iterdir()}
     assert names == {

@@ -170,7 +170,7 @@ def rows_in(place: Path) -> list[Event]:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of an output, but for what says how long it took."""
+    """Every file of an output: where it is -> what is in it."""
     return {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for file in sorted(folder.rglob("*"))

@@ -6,7 +6,7 @@ An act in what follows has these columns. What only its request can tell is null
 conversion    bool    whether it is one, and not a click
 row columns           request_id, item_id, time, arrived_at and kind as they were read, and
                       named_user, the user_id as it was read
-known_at      int64   when it was both done and there to be read
+known_at      int64   when it was done, and it and its request there to be read
 window        int64   how long after its request it still counts
 user_id       string  whose it is
 request       string  the request that it is of
@@ -45,6 +45,9 @@ SCHEMA = pa.schema(
         ("position", pa.int32()),
     ]
 )
+
+# What an act learns of its request.
+OF_REQUESTS = ("user_id", "request_id", "time", "arrived_at", "query")
 
 
 def joined(clicks: pa.Table | None, conversions: pa.Table | None, rules: Attribution) -> pa.Table:
@@ -109,14 +112,14 @@ def as_read(acts: pa.Table, kind: str) -> pa.Table:
 
 
 def unique(acts: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
-    """Sets acts aside that equal another in all that was read.
+    """Sets acts aside that equal another in all but their arrival; the one that came first is kept.
 
     Args:
       acts: All that there are of their requests, or of their users where they name no request.
     """
-    keys = [numbers(acts["conversion"]), numbers(acts["time"]), numbers(acts["arrived_at"])]
+    keys = [numbers(acts["conversion"]), numbers(acts["time"])]
     keys += [ranks(acts[name])[0] for name in ("request_id", "item_id", "kind", "named_user")]
-    order = np.lexsort(keys)
+    order = np.lexsort([numbers(acts["arrived_at"]), *keys])
     again = np.empty(acts.num_rows, bool)
     again[order] = ~is_first([key[order] for key in keys])
     return set_aside(acts, {Reason.DUPLICATE: again})
@@ -136,7 +139,7 @@ def with_requests(acts: pa.Table, searches: pa.Table) -> tuple[pa.Table, list[pa
     unknown = is_null(place)
     acts, dead = set_aside(acts, {Reason.UNKNOWN_REQUEST: unknown})
     row = numbers(place)[~unknown]
-    request = searches.select(["user_id", "request_id", "time", "query"]).take(pa.array(row))
+    request = searches.select(OF_REQUESTS).take(pa.array(row))
 
     time, asked = numbers(acts["time"]), numbers(request["time"])
     named, owner = ranks(acts["named_user"], request["user_id"])
@@ -157,7 +160,7 @@ def of_requests(acts: pa.Table, requests: pa.Table, position: np.ndarray) -> pa.
 
     Args:
       acts: [n].
-      requests: [n] with `user_id`, `request_id`, `time` and `query`.
+      requests: [n] with the columns `OF_REQUESTS`.
       position: [n] where in the list the item is.
     """
     known = {
@@ -165,6 +168,7 @@ def of_requests(acts: pa.Table, requests: pa.Table, position: np.ndarray) -> pa.
         "request": requests["request_id"],
         "request_time": requests["time"],
         "query": requests["query"],
+        "known_at": pc.max_element_wise(acts["known_at"], requests["arrived_at"]),
         "position": pa.array(position, pa.int32()),
     }
     return pa.table([known.get(name, acts[name]) for name in SCHEMA.names], schema=SCHEMA)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfx_pipeline.events.acts import of_requests, set_aside
+from tfx_pipeline.events.acts import OF_REQUESTS, of_requests, set_aside
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.ordering import flat, is_first, numbers, ranks, within
 
@@ -63,5 +63,5 @@ def attributed(acts: pa.Table, searches: pa.Table) -> tuple[pa.Table, list[pa.Ta
     in_time[there] = time[there] <= asked[row[slot[there]]] + numbers(acts["window"])[there]
     acts, dead = set_aside(acts, {Reason.NO_REQUEST: ~in_time})
     slot = slot[in_time]
-    requests = searches.select(["user_id", "request_id", "time", "query"])
-    return of_requests(acts, requests.take(pa.array(row[slot])), position[slot]), dead
+    requests = searches.select(OF_REQUESTS).take(pa.array(row[slot]))
+    return of_requests(acts, requests, position[slot]), dead

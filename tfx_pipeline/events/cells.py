@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,7 @@ def text(column: pa.Array) -> Cells:
     column = _plain(column)
     if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return _fine(column.cast(pa.string()))
-    if not _is_text(column.type):
+    if not _is(column.type, _TEXTS):
         raise Misfit("a string")
     column = column.cast(pa.binary())
     try:
@@ -108,11 +109,7 @@ def time(column: pa.Array, unit: str) -> Cells:
         return _fine(_in_microseconds(column, unit))
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _fine(_in_microseconds(column, unit))
-    if (
-        pa.types.is_string(column.type)
-        or pa.types.is_large_string(column.type)
-        or pa.types.is_binary(column.type)
-    ):
+    if _is(column.type, _TEXTS):
         return _times_of_text(text(column), unit)
     raise Misfit(f"a time: a number (of {unit}), a timestamp or ISO 8601")
 
@@ -121,13 +118,14 @@ def _in_microseconds(column: pa.Array, unit: str) -> pa.Array:
     nothing = numbers(pc.is_null(column, nan_is_null=True)).astype(bool)
     values = column.fill_null(0).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        size = np.abs(values.astype(np.float64)) * _UNITS[unit]
-        fits = size < 2.0**62
-        values = np.where(fits, values, 0)
-        found = (
-            np.rint(values * _UNITS[unit]) if values.dtype.kind == "f" else values * _UNITS[unit]
-        )
-    return pa.array(np.where(fits, found, _OUT_OF_RANGE).astype(np.int64), mask=nothing)
+        fits = np.abs(values.astype(np.float64)) * _UNITS[unit] < 2.0**62
+    values = np.where(fits, values, values.dtype.type(0))
+    # Wide before it is multiplied; whole numbers stay whole.
+    if values.dtype.kind == "f":
+        found = np.rint(values.astype(np.float64) * _UNITS[unit]).astype(np.int64)
+    else:
+        found = values.astype(np.int64) * _UNITS[unit]
+    return pa.array(np.where(fits, found, _OUT_OF_RANGE), mask=nothing)
 
 
 def _times_of_text(cells: Cells, unit: str) -> Cells:
@@ -151,13 +149,37 @@ def _time_of(value: str, unit: str) -> int | object:
         pass
     else:
         return _BROKEN if np.isnan(number[0].as_py()) else _in_microseconds(number, unit)[0].as_py()
+    return _moment_of(value)
+
+
+# ISO 8601, basic or extended, with any fraction of a second; and with the blanks and the UTC that
+# databases write. Python's own `fromisoformat` knows less, and differs by version.
+_ISO = re.compile(
+    r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"
+    r"(?:[T ](?P<hour>\d\d)(?:(?P<colon>:?)(?P<minute>\d\d)(?:(?P=colon)(?P<second>\d\d)"
+    r"(?:[.,](?P<fraction>\d+))?)?)?"
+    r"(?: ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d\d)(?::?(?P<minutes>\d\d))?))?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def _moment_of(value: str) -> int | object:
+    found = _ISO.fullmatch(value.strip())
+    if found is None:
+        return _BROKEN
+    year, month, day, hour, minute, second, hours, minutes = (
+        int(found[name] or 0)
+        for name in ("year", "month", "day", "hour", "minute", "second", "hours", "minutes")
+    )
     try:
-        # Before Python 3.11, `fromisoformat` does not know the Z of UTC.
-        moment = dt.datetime.fromisoformat(value[:-1] + "+00:00" if value[-1] in "Zz" else value)
+        local = dt.datetime(year, month, day, hour, minute, second, tzinfo=dt.timezone.utc)
     except ValueError:
         return _BROKEN
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
-    return (aware - _EPOCH) // dt.timedelta(microseconds=1)
+    if hours > 23 or minutes > 59:
+        return _BROKEN
+    ahead = dt.timedelta(hours=hours, minutes=minutes) * (-1 if found["sign"] == "-" else 1)
+    microseconds = int((found["fraction"] or "")[:6].ljust(6, "0"))
+    return (local - _EPOCH - ahead) // dt.timedelta(microseconds=1) + microseconds
 
 
 def number(column: pa.Array) -> Cells:
@@ -167,24 +189,14 @@ def number(column: pa.Array) -> Cells:
       Misfit: The column holds something else.
     """
     column = _plain(column)
-    if (
-        pa.types.is_string(column.type)
-        or pa.types.is_binary(column.type)
-        or pa.types.is_large_string(column.type)
-    ):
+    if _is(column.type, _TEXTS):
         cells = text(column)
         values = pc.if_else(pc.equal(cells.values, ""), pa.scalar(None, pa.string()), cells.values)
         try:
             return dataclasses.replace(cells, values=values.cast(pa.float64()).cast(pa.float32()))
         except pa.ArrowInvalid:
             return _numbers_of_text(values, cells)
-    known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if not (
-        known
-        or pa.types.is_decimal(column.type)
-        or pa.types.is_null(column.type)
-        or pa.types.is_boolean(column.type)
-    ):
+    if not _is(column.type, _NUMBERS):
         raise Misfit("a number")
     return _fine(pc.cast(column, pa.float32(), safe=False))
 
@@ -252,19 +264,21 @@ def _split(value: str, separator: str) -> list[str | None] | object:
         return value.split(separator)
     try:
         parsed = json.loads(value)
-    except ValueError:
+        values = [None if one is None else str(one) for one in parsed]
+        "".join(
+            one or "" for one in values
+        ).encode()  # half a character can be escaped, not written
+    except (ValueError, RecursionError):
         return _BROKEN
-    if any(isinstance(one, dict | list | bool) for one in parsed):
-        return _BROKEN
-    return [None if one is None else str(one) for one in parsed]
+    return _BROKEN if any(isinstance(one, dict | list | bool) for one in parsed) else values
 
 
 def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _is_text(type: pa.DataType) -> bool:
-    return any(known(type) for known in _TEXTS)
+def _is(type: pa.DataType, known: Iterable[Callable[[pa.DataType], bool]]) -> bool:
+    return any(is_known(type) for is_known in known)
 
 
 def _fine(values: pa.Array) -> Cells:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 import pydantic
@@ -23,6 +23,18 @@ MICROSECONDS = 1_000_000
 DAY = 86_400 * MICROSECONDS
 
 _Seconds = Annotated[float, pydantic.Field(ge=0.0, le=10 * 365 * 86_400.0)]
+
+
+def _pattern(files: str) -> str:
+    """Whether a pattern is one of files in the input folder."""
+    path = PurePath(files)
+    wrong = any(part == ".." or ("**" in part and part != "**") for part in path.parts)
+    if wrong or path.is_absolute() or not path.parts:
+        raise ValueError(f"{files!r}: expected a pattern of files in the input folder")
+    return files
+
+
+_Pattern = Annotated[str, pydantic.AfterValidator(_pattern)]
 
 
 class FeatureColumn(Frozen):
@@ -120,7 +132,7 @@ class SearchTable(Frozen):
       context: Feature of the request -> its column.
     """
 
-    files: str = "search/*"
+    files: _Pattern = "search/*"
     columns: SearchColumns = SearchColumns()
     context: _Features = pydantic.Field(default_factory=dict)
 
@@ -128,14 +140,14 @@ class SearchTable(Frozen):
 class ClickTable(Frozen):
     """Clicks; attributes as in `SearchTable`."""
 
-    files: str = "click/*"
+    files: _Pattern = "click/*"
     columns: ClickColumns = ClickColumns(request_id="request_id")
 
 
 class ConversionTable(Frozen):
     """Conversions; attributes as in `SearchTable`."""
 
-    files: str = "conversion/*"
+    files: _Pattern = "conversion/*"
     columns: ConversionColumns = ConversionColumns(request_id="request_id")
 
 
@@ -148,7 +160,7 @@ class ItemTable(Frozen):
       features: Feature of the item -> its column.
     """
 
-    files: str = "item/*"
+    files: _Pattern = "item/*"
     columns: ItemColumns = ItemColumns()
     features: _Features = pydantic.Field(default_factory=dict)
 
@@ -156,7 +168,7 @@ class ItemTable(Frozen):
 class UserTable(Frozen):
     """User snapshots; attributes as in `ItemTable`."""
 
-    files: str = "user/*"
+    files: _Pattern = "user/*"
     columns: UserColumns = UserColumns()
     features: _Features = pydantic.Field(default_factory=dict)
 
@@ -264,7 +276,8 @@ class Privacy(Frozen):
             return frozenset()
         path = Path(input_dir or "") / self.forget
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not `splitlines`: an id may have what Unicode takes for the end of a line.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"privacy.forget: {path} cannot be read ({error})") from error
         return frozenset(line.strip() for line in lines if line.strip())
@@ -277,7 +290,7 @@ class EventsConfig(Frozen):
       dataset: Name of the dataset, for people.
       time_unit: Of times that are numbers; Arrow timestamps and ISO 8601 are read as they are.
       list_separator: Between the values of a list in CSV, where it is not a JSON array.
-      search, click, conversion: The events; null for what there is none of.
+      search, click, conversion: The events; null for clicks or conversions that there are none of.
       item, user: Snapshots of features; null for none.
       history_item: Item features that history entries carry.
       attribution: Which acts count as a request's.

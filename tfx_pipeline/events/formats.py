@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
 import csv
 import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,12 +34,13 @@ class Raw:
     """Rows as they are in a file.
 
     Attributes:
-      columns: Column -> [n] cells; one that no row has is left out.
+      columns: Column -> [n] cells, text as bytes where some of it is none; a column that no row has
+        is left out.
       rows: n.
       has_header: Whether a column that is left out is in no other rows of the file either.
       as_read: From row numbers to what these rows say, for people.
-      not_utf8: [n] rows that are bytes that are no text.
-      not_readable: [n] rows that are no rows.
+      not_utf8: [n] rows that are no rows, and no text.
+      not_readable: [n] rows that are no rows, or have a cell that its column cannot hold.
     """
 
     columns: dict[str, pa.Array]
@@ -47,8 +51,8 @@ class Raw:
     not_readable: np.ndarray
 
 
-# Of a file and the columns that are wanted, with whether they should be lists.
-Reader = Callable[[Path, Mapping[str, bool]], Iterator[Raw]]
+# Of a file and the columns that are wanted, with the types that they shall have.
+Reader = Callable[[Path, Mapping[str, pa.DataType]], Iterator[Raw]]
 
 
 def reader_of(path: Path) -> Reader:
@@ -69,7 +73,7 @@ def has_header(path: Path) -> bool:
     return reader_of(path) is not _json_lines
 
 
-def _parquet(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
+def _parquet(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
     try:
         with pq.ParquetFile(path) as file:
             there = [name for name in names if name in file.schema_arrow.names]
@@ -89,144 +93,230 @@ def _of_table(table: pa.Table) -> Raw:
 
 def _rows_of(table: pa.Table, rows: np.ndarray) -> list[dict[str, Any]]:
     chosen = table.take(pa.array(rows))
-    columns = [_as_bytes(chosen[name]) for name in chosen.schema.names]
-    return pa.table(columns, names=chosen.schema.names).to_pylist()
+    columns = [[_as_python(cell) for cell in column] for column in chosen.columns]
+    names = chosen.schema.names
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _as_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as bytes, for it may not be UTF-8."""
-    if pa.types.is_string(column.type):
-        return column.cast(pa.binary())
-    if column.type == pa.list_(pa.string()):
-        return column.cast(pa.list_(pa.binary()))
-    return column
-
-
-_NOT_UTF8, _NOT_READABLE = "not UTF-8", "not readable"
-_Row = dict[str, Any] | str  # or which of the two is wrong with it
-
-
-def _json_lines(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
-    with _opened(path) as file:
-        for lines in _batches(line for line in file if line.strip()):
-            yield _of_rows([(_parsed(line), line) for line in lines], names)
-
-
-def _parsed(line: bytes) -> _Row:
+def _as_python(cell: pa.Scalar) -> Any:
+    """What a cell says; text that is none as bytes, a date that Python has not as its number, and a
+    number that JSON has not as text.
+    """
+    if isinstance(cell, pa.ListScalar):
+        return None if cell.values is None else [_as_python(one) for one in cell.values]
+    if isinstance(cell, pa.DictionaryScalar):
+        return _as_python(cell.value)
     try:
-        row = json.loads(line.decode())
+        value = cell.as_py()
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
     except UnicodeDecodeError:
-        return _NOT_UTF8
+        return cell.as_buffer().to_pybytes()
+    except (OverflowError, ValueError):
+        return cell.cast(pa.int64() if cell.type.bit_width == 64 else pa.int32()).as_py()
+
+
+# A row and the line that it is; None if that is no row.
+_Line = tuple[dict[str, Any] | None, str]
+
+
+def _json_lines(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
+    with _opened(path) as file:
+        lines = (line.removeprefix(codecs.BOM_UTF8) for line in file)
+        for batch in _batches(_decoded(line) for line in lines if line.strip()):
+            yield _of_lines([(_parsed(line), line) for line in batch], names)
+
+
+def _decoded(line: bytes) -> str:
+    """Bytes that are no UTF-8 pass as surrogates, so that they spoil no more than their cell."""
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
     except (ValueError, RecursionError):
-        return _NOT_READABLE
-    return row if isinstance(row, dict) else _NOT_READABLE
+        return None
+    return row if isinstance(row, dict) else None
 
 
-def _csv(path: Path, names: Mapping[str, bool]) -> Iterator[Raw]:
+def _csv(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
     csv.field_size_limit(1 << 24)
-    # Bytes that are no UTF-8 pass as surrogates, so that they spoil no more than their own row.
     with io.TextIOWrapper(_opened(path), "utf-8-sig", "surrogateescape", newline="") as text:
-        rows = _csv_rows(csv.reader(text, strict=True))
-        header = next(rows, None)
-        if header is None:
+        rows = _csv_rows(text)
+        first = next(rows, None)
+        if first is None:
             return
-        yield _of_rows([], names, header)  # what it lacks is a fault even without rows
+        header = first[0] or []
+        yield _of_lines([], names, header)  # what it lacks is a fault even without rows
         for batch in _batches(rows):
-            yield _of_rows([(_named(header, row), _line(row)) for row in batch], names, header)
+            lines = [
+                (None if row is None else dict(zip(header, row, strict=True)), line)
+                for row, line in batch
+            ]
+            yield _of_lines(lines, names, header)
 
 
-def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    """Rows that are not blank; one that is no CSV is taken as one without cells."""
+def _csv_rows(text: Iterable[str]) -> Iterator[tuple[list[str] | None, str]]:
+    """Rows as wide as the first, and their lines; None for a line that is no such row.
+
+    A stray quote makes one cell of the lines after it. What spans lines and is no row is therefore
+    no more than its first line, and the others are read again.
+    """
+    lines, width = _Lines(text), 0
+    reader = csv.reader(lines, strict=True)
     while True:
+        lines.taken.clear()
         try:
-            row = next(rows)
+            row = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            yield []
+            row = None
+        if row == []:
             continue
-        if row:
-            yield row
+        width = width or len(row or ())
+        if row is None or len(row) != width:
+            row = None
+            lines.give_back()
+        yield row, "".join(lines.taken).rstrip("\r\n")
 
 
-def _named(header: list[str], row: list[str]) -> _Row:
-    if any(not cell.isascii() for cell in row) and _is_broken("".join(row)):
-        return _NOT_UTF8
-    return dict(zip(header, row, strict=True)) if len(row) == len(header) else _NOT_READABLE
+class _Lines:
+    """Lines of which some may be given back, to be read again."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self.taken: list[str] = []
+        self._given_back: collections.deque[str] = collections.deque()
+        self._text = iter(text)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._given_back.popleft() if self._given_back else next(self._text)
+        self.taken.append(line)
+        return line
+
+    def give_back(self) -> None:
+        """All that were taken but the first."""
+        self._given_back.extendleft(self.taken[:0:-1])
+        del self.taken[1:]
 
 
-def _is_broken(cell: str) -> bool:
-    try:
-        cell.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _line(row: list[str]) -> bytes:
-    return ",".join(row).encode("utf-8", "surrogateescape")
-
-
-def _of_rows(
-    rows: list[tuple[_Row, bytes]], names: Mapping[str, bool], header: Sequence[str] | None = None
+def _of_lines(
+    lines: list[_Line],
+    names: Mapping[str, pa.DataType],
+    header: Sequence[str] | None = None,
 ) -> Raw:
-    """Rows with the line that each came from.
+    """Rows of a text file.
 
     Args:
-      rows: A row, or what is wrong with it, and its line.
-      names: Columns that are wanted, and whether they should be lists.
+      lines: [n] rows.
+      names: Columns that are wanted, and the types that they shall have.
       header: Columns that there are; None takes those that a row has.
     """
-    cells = [row if isinstance(row, dict) else {} for row, _ in rows]
-    there = set(header) if header is not None else set().union(*cells)
-    columns, wrong = {}, np.array([row == _NOT_READABLE for row, _ in rows], bool)
-    for name, is_list in names.items():
+    rows: list[dict[str, Any]] = [row or {} for row, _ in lines]
+    there = set(header) if header is not None else set().union(*rows)
+    no_row = np.array([row is None for row, _ in lines], bool)
+    no_text = np.array([row is None and not _is_utf8(line) for row, line in lines], bool)
+    columns, wrong = {}, no_row.copy()
+    for name, type in names.items():
         if name in there:
-            columns[name], misfits = _column([row.get(name) for row in cells], is_list)
+            columns[name], misfits = _column([row.get(name) for row in rows], type)
             wrong[misfits] = True
 
     def as_read(chosen: np.ndarray) -> list[dict[str, Any]]:
-        return [
-            row if isinstance(row, dict) else {"line": line.decode("utf-8", "backslashreplace")}
-            for row, line in (rows[index] for index in chosen)
-        ]
+        return [_said(*lines[index]) for index in chosen]
 
-    not_utf8 = np.array([row == _NOT_UTF8 for row, _ in rows], bool)
-    return Raw(columns, len(rows), header is not None, as_read, not_utf8, wrong)
+    return Raw(columns, len(lines), header is not None, as_read, no_text, wrong)
 
 
-def _column(values: list[Any], is_list: bool) -> tuple[pa.Array, list[int]]:
+def _said(row: dict[str, Any] | None, line: str) -> dict[str, Any]:
+    """A row, or its line where it is none or strict JSON cannot say it."""
+    try:
+        if row is not None:
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+            return row
+    except (ValueError, RecursionError):
+        pass
+    return {"line": line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")}
+
+
+def _column(values: list[Any], wanted: pa.DataType) -> tuple[pa.Array, list[int]]:
     """JSON values as one Arrow column, and which rows have a value that it cannot hold.
 
-    Nothing but lists makes a column of lists even where it should be none: the column's own fault.
+    What becomes of a value is for itself and the type that is wanted to say, not for the values
+    beside it; the column's own type is the simplest that `cells` reads as the one that is wanted.
     """
     kinds = {type(value) for value in values} - {type(None)}
-    if kinds <= {int} or kinds <= {int, float} or kinds <= {str}:
+    if not kinds:
+        return pa.nulls(len(values)), []
+    if pa.types.is_list(wanted) and kinds != {str}:
+        return _column_of_lists(values)
+    if kinds in ({str}, {int}) or (kinds <= {int, float} and wanted != pa.string()):
         try:
             return pa.array(values), []
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
-            pass  # a number of any size, or half a character
-    is_list = kinds == {list} or (is_list and list in kinds)
-    read, arrow_type = (_texts, pa.list_(pa.string())) if is_list else (_text, pa.string())
-    cells = [read(value) for value in values]
+            pass  # a number of any size, or what is no text
+    cells = [_text(value, wanted) for value in values]
+    return _texts(cells, pa.string(), pa.binary()), _misfits(values, cells)
+
+
+def _column_of_lists(values: list[Any]) -> tuple[pa.Array, list[int]]:
+    """The same of lists; where some are text to be split, all are text."""
+    cells = [_list(value) for value in values]
+    if any(isinstance(cell, str) for cell in cells):
+        written = [
+            json.dumps(cell, ensure_ascii=False) if isinstance(cell, list) else cell
+            for cell in cells
+        ]
+        return _texts(written, pa.string(), pa.binary()), _misfits(values, cells)
+    column = _texts(cells, pa.list_(pa.string()), pa.list_(pa.binary()))
+    return column, _misfits(values, cells)
+
+
+def _misfits(values: list[Any], cells: Sequence[Any]) -> list[int]:
     pairs = enumerate(zip(values, cells, strict=True))
-    misfits = [row for row, (value, cell) in pairs if cell is None and value is not None]
-    return pa.array(cells, arrow_type), misfits
+    return [row for row, (value, cell) in pairs if cell is None and value is not None]
 
 
-def _texts(value: Any) -> list[str | None] | None:
+def _list(value: Any) -> list[str | None] | str | None:
     if not isinstance(value, list):
-        return None
-    cells = [_text(one) for one in value]
-    misfit = any(cell is None and one is not None for cell, one in zip(cells, value, strict=True))
-    return None if misfit else cells
+        return value if isinstance(value, str) else None
+    cells = [_text(one, pa.string()) for one in value]
+    return None if _misfits(value, cells) else cells
 
 
-def _text(value: Any) -> str | None:
-    """Text as it is, numbers as text, and None for all else."""
-    if isinstance(value, str):
-        return None if _is_broken(value) else value
-    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _text(value: Any, wanted: pa.DataType) -> str | None:
+    """Text as it is, numbers as text, None for all else; for a number true is 1 and false 0."""
+    if isinstance(value, bool):
+        return str(int(value)) if wanted == pa.float32() else None
+    if isinstance(value, int | float):
+        return repr(value)
+    return value if isinstance(value, str) else None
+
+
+def _texts(cells: Sequence[Any], text: pa.DataType, binary: pa.DataType) -> pa.Array:
+    """Text, or its bytes where some of it is none."""
+    try:
+        return pa.array(cells, text)
+    except UnicodeEncodeError:
+        return pa.array([_as_bytes(cell) for cell in cells], binary)
+
+
+def _as_bytes(cell: Any) -> Any:
+    """Text as bytes, which are no UTF-8 if it has surrogates."""
+    if isinstance(cell, list):
+        return [_as_bytes(one) for one in cell]
+    return cell.encode("utf-8", "surrogatepass") if isinstance(cell, str) else cell
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> io.BufferedReader:

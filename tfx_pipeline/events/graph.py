@@ -13,6 +13,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
+from piano_tf.errors import ConfigError
 from tfx_pipeline.events import stages
 from tfx_pipeline.events.reconciliation import Tally
 from tfx_pipeline.events.stages import Done, File, Job
@@ -31,11 +32,27 @@ def run(files: Sequence[File], job: Job, options: Sequence[str]) -> Tally:
 
     Returns:
       What all tasks counted.
+
+    Raises:
+      ConfigError: Beam knows no such option.
     """
-    pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
+    pipeline = beam.Pipeline(options=known(options))
     _declare(pipeline, files, job)
     pipeline.run().wait_until_finish()
     return Tally.from_json((job.scratch / _TALLY).read_text(encoding="utf-8"))
+
+
+def known(options: Sequence[str]) -> PipelineOptions:
+    """Options as Beam has them, which would go on without those that it does not know.
+
+    Raises:
+      ConfigError: There is one.
+    """
+    found = PipelineOptions(list(options))
+    every = found.get_all_options(retain_unknown_options=True)
+    for name in every.keys() - found.get_all_options().keys():
+        raise ConfigError(f"--{name}: expected an option that Apache Beam knows")
+    return found
 
 
 class _Task(beam.DoFn):

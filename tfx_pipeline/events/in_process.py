@@ -15,11 +15,11 @@ from tfx_pipeline.events.acts import SCHEMA
 from tfx_pipeline.events.config import DAY, EventsConfig
 from tfx_pipeline.events.dead_letters import merged
 from tfx_pipeline.events.ordering import numbers
-from tfx_pipeline.events.privacy import Guard
+from tfx_pipeline.events.privacy import Guard, of_unsound
 from tfx_pipeline.events.reconciliation import Tally
 from tfx_pipeline.events.requests import resolved
 from tfx_pipeline.events.rows import sound
-from tfx_pipeline.events.snapshots import Snapshots, unique
+from tfx_pipeline.events.snapshots import Snapshots, changes, unique
 from tfx_pipeline.events.tables import EVENTS, ITEM, SEARCH, USER, schemas
 from tfx_pipeline.events.user_shard import UserShard
 
@@ -60,7 +60,7 @@ def build(
     guard = Guard.of(config.privacy)
     tally, dead = Tally(), []
     passed, until = {}, 0
-    forgotten = pa.array([], pa.string())
+    forgotten = []
     for kind, table in _conformed(tables, config).items():
         tally.read(kind, table.num_rows)
         table, wrong, unsound_requests = sound(
@@ -72,11 +72,11 @@ def build(
             forgotten=guard.forgotten,
         )
         dead += wrong
-        if kind in EVENTS:
-            until = max(until, pc.max(table["time"]).as_py() or 0)
         passed[kind], gone, requests = guard.passed(kind, table)
         dead += gone
-        forgotten = pa.concat_arrays([forgotten, unsound_requests, requests])
+        if kind in EVENTS:
+            until = max(until, pc.max(passed[kind]["time"]).as_py() or 0)
+        forgotten += [of_unsound(unsound_requests), requests]
     until = until if config.until_us is None else config.until_us
 
     snapshots: dict[str, Snapshots] = {}
@@ -85,9 +85,9 @@ def build(
             table, again = unique(kind, passed[kind])
             dead += again
             tally.used(kind, table.num_rows)
-            snapshots[kind] = Snapshots(kind, table)
+            snapshots[kind] = Snapshots(kind, changes(kind, table))
     events = {kind: passed[kind] for kind in EVENTS if kind in passed}
-    requests = resolved(events, forgotten, config, until)
+    requests = resolved(events, pa.concat_tables(forgotten), config, until)
     dead += requests.dead_letters
 
     shard = UserShard(

@@ -85,7 +85,7 @@ def find_files(input_dir: Path, config: EventsConfig) -> list[File]:
     """The files of all tables, in the order of their names.
 
     Raises:
-      LogError: A table that the mapping names has none, or one that nothing reads.
+      LogError: A table that is not null has none, or one that nothing reads.
     """
     if not input_dir.is_dir():
         raise LogError("no such folder; expected the event tables in it", source=str(input_dir))
@@ -99,8 +99,11 @@ def find_files(input_dir: Path, config: EventsConfig) -> list[File]:
             for path in input_dir.glob(table.files)
             if path.is_file() and not path.name.startswith((".", "_"))
         )
-        if not paths and (kind == SEARCH or kind in config.model_fields_set):
-            raise LogError(f"{kind}: expected files {table.files!r}", source=str(input_dir))
+        if not paths:
+            without = "" if kind == SEARCH else f', or "{kind}": null in the mapping'
+            raise LogError(
+                f"{kind}: expected files {table.files!r}{without}", source=str(input_dir)
+            )
         found += [(path, kind) for path in paths]
     return [
         File(number, path.absolute(), path.relative_to(input_dir).as_posix(), kind)

@@ -33,8 +33,7 @@ def over_the_limit(searches: pa.Table, acts: pa.Table, limit: int) -> tuple[np.n
     item, kind_of, named = (
         np.append(nothing, ranks(acts[name])[0]) for name in ("item_id", "kind", "named_user")
     )
-    arrived = np.append(nothing, numbers(acts["arrived_at"]))
-    order = np.lexsort([arrived, named, kind_of, item, request, kind, time, user])
+    order = np.lexsort([named, kind_of, item, request, kind, time, user])
     new = is_first([user[order], time[order] // DAY])
     place = np.empty(len(order), np.int64)
     place[order] = within(np.diff(np.append(np.flatnonzero(new), len(order))))

@@ -87,11 +87,3 @@ def is_first(keys: Sequence[np.ndarray]) -> np.ndarray:
     for key in keys:
         new[1:] |= key[1:] != key[:-1]
     return new
-
-
-def joint(keys: Sequence[np.ndarray]) -> np.ndarray:
-    """One rank for each distinct combination of keys, the first key counting most."""
-    order = np.lexsort(keys[::-1])
-    found = np.empty(len(order), np.int64)
-    found[order] = np.cumsum(is_first([key[order] for key in keys])) - 1
-    return found

@@ -11,8 +11,12 @@ import pyarrow.compute as pc
 
 from tfx_pipeline.events.config import Privacy
 from tfx_pipeline.events.dead_letters import Reason, without_payload
+from tfx_pipeline.events.ordering import Column, is_null, numbers
 from tfx_pipeline.events.tables import SEARCH
 
+REQUESTS = pa.schema(
+    [("request_id", pa.string()), ("time", pa.int64()), ("arrived_at", pa.int64())]
+)
 _DIGITS = 32
 
 
@@ -37,7 +41,7 @@ class Guard:
         """
         return cls(privacy.forgotten(input_dir), privacy.salt())
 
-    def passed(self, kind: str, table: pa.Table) -> tuple[pa.Table, list[pa.Table], pa.Array]:
+    def passed(self, kind: str, table: pa.Table) -> tuple[pa.Table, list[pa.Table], pa.Table]:
         """The rows of users who are not forgotten, under hashed ids.
 
         Args:
@@ -45,9 +49,9 @@ class Guard:
           table: In canonical columns.
 
         Returns:
-          The rows, dead letters, and the request ids of searches of forgotten users.
+          The rows, dead letters, and of searches of forgotten users the columns of `REQUESTS`.
         """
-        requests = pa.array([], pa.string())
+        requests = REQUESTS.empty_table()
         dead: list[pa.Table] = []
         if "user_id" not in table.schema.names:
             return table, dead, requests
@@ -57,7 +61,7 @@ class Guard:
             table = table.filter(pc.invert(gone))
             dead.append(without_payload(kind, Reason.FORGOTTEN, theirs.num_rows))
             if kind == SEARCH:
-                requests = theirs["request_id"].combine_chunks()
+                requests = theirs.select(REQUESTS.names)
         if self.salt is not None:
             index = table.schema.get_field_index("user_id")
             hashed = self._hashed(table["user_id"].combine_chunks())
@@ -80,3 +84,25 @@ class Guard:
         if self.salt is None:
             return user
         return hmac.digest(self.salt, user.encode(), "sha256").hex()[:_DIGITS]
+
+
+def of_unsound(request_ids: Column) -> pa.Table:
+    """`REQUESTS` of searches of forgotten users of which no more is known than the request."""
+    unknown = pa.nulls(len(request_ids), pa.int64())
+    return pa.table([request_ids, unknown, unknown], schema=REQUESTS)
+
+
+def of_forgotten(requests: pa.Table, searches: pa.Table) -> pa.Array:
+    """Which request ids are a forgotten user's, and not of somebody who used them earlier.
+
+    Args:
+      requests: Of searches of forgotten users, in the columns of `REQUESTS`.
+      searches: Those of others that are kept, one a request id.
+    """
+    place = pc.index_in(requests["request_id"], value_set=searches["request_id"].combine_chunks())
+    kept = searches.select(REQUESTS.names).take(place)
+    time, first = numbers(requests["time"]), numbers(kept["time"])
+    arrived, first_arrived = numbers(requests["arrived_at"]), numbers(kept["arrived_at"])
+    reused = (time > first) | ((time == first) & (arrived > first_arrived))
+    reused &= ~is_null(place)
+    return requests["request_id"].filter(pa.array(~reused)).combine_chunks()

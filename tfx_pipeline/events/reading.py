@@ -84,9 +84,13 @@ def check(path: Path, kind: str, config: EventsConfig) -> None:
             return
 
 
-def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, bool]:
-    """Columns of a file -> whether they should be lists."""
-    return {column: pa.types.is_list(schema.field(name).type) for name, column in source.items()}
+def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Columns of a file -> the types that they shall have; text where one is wanted as two."""
+    found: dict[str, pa.DataType] = {}
+    for name, column in source.items():
+        type = schema.field(name).type
+        found[column] = type if found.get(column, type) == type else pa.string()
+    return found
 
 
 def _require(there: Collection[str], source: dict[str, str], path: Path) -> None:

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from tfx_pipeline.events.config import MICROSECONDS
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.tables import KINDS
 
 RECONCILIATION_FILE = "reconciliation.json"
 UNREADABLE_FILES = "unreadable files"
 NO_SNAPSHOT = "without a snapshot"
+UNTIL = "until"
 
 _READ, _USED, _DEAD = "read", "used", "dead letters"
 
@@ -105,10 +108,13 @@ def reconciliation(tally: Tally) -> dict[str, Any]:
     """What `reconciliation.json` says of events.
 
     Returns:
-      `events` as `Tally.reconciled` has them; `unreadable files`, whose events are not among them;
+      `until`, the end of observation; `events` as `Tally.reconciled` has them; `unreadable files`,
+      whose events are not among them;
       `without a snapshot`: shown items and lists of whose item or user nothing was known then.
     """
+    (until,) = tally.of(UNTIL)
     return {
+        UNTIL: f"{np.datetime64(until // MICROSECONDS, 's')}Z",
         "events": tally.reconciled(),
         UNREADABLE_FILES: list(tally.of(UNREADABLE_FILES)),
         NO_SNAPSHOT: tally.of(NO_SNAPSHOT),

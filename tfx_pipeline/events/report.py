@@ -13,7 +13,7 @@ import matplotlib
 
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.plots import Plot, plots
-from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, Tally
+from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
 
 REPORT_FILE = "report.html"
 
@@ -32,6 +32,7 @@ def sentences(said: dict[str, Any]) -> Iterator[str]:
     Args:
       said: What `reconciliation.json` says.
     """
+    yield f"observed until {said[UNTIL]}"
     for kind, found in said["events"].items():
         dead = found["dead letters"]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dead.items())
@@ -52,9 +53,10 @@ def write_report(said: dict[str, Any], tally: Tally, config: EventsConfig, folde
       folder: Where.
     """
     counts = ", ".join(f"{split} {count:,}" for split, count in said["lists"].items())
+    how = ", the newest event's time" if config.until is None else ""
     page = _TEMPLATES.get_template("report.html.jinja").render(
         title=f"Lists of {config.dataset}",
-        facts=f"Lists: {counts}.",
+        facts=f"Lists: {counts}. Observed until {said[UNTIL]}{how}.",
         rows=list(_rows(said)),
         unreadable=said[UNREADABLE_FILES],
         unknown=[f"{sentence}." for sentence in _unknown(said)],

@@ -12,6 +12,7 @@ from tfx_pipeline.events import acts as act_columns
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason, without_payload
 from tfx_pipeline.events.ordering import is_null, numbers
+from tfx_pipeline.events.privacy import of_forgotten
 from tfx_pipeline.events.searches import sifted
 from tfx_pipeline.events.tables import CLICK, CONVERSION, SEARCH
 
@@ -32,28 +33,31 @@ class Requests:
 
 
 def resolved(
-    tables: dict[str, pa.Table], forgotten: pa.Array, config: EventsConfig, until: int
+    tables: dict[str, pa.Table], forgotten: pa.Table, config: EventsConfig, until: int
 ) -> Requests:
     """Removes duplicates, and joins acts to the requests that they name.
 
     Args:
       tables: `search`, and `click` and `conversion` where there are any: all rows of the shard's
         request ids, and all acts without one of some users; of users who are not forgotten.
-      forgotten: Request ids of users who are.
+      forgotten: Searches of users who are, in the columns of `privacy.REQUESTS`.
       config: The rules.
       until: The end of observation.
     """
     dead = []
     since = None if config.privacy.retention_us is None else until - config.privacy.retention_us
-    young = {}
-    for kind, table in tables.items():
-        if kind != SEARCH:
-            table, gone = _of_forgotten(kind, table, forgotten)
-            dead += gone
-        young[kind], old = _younger(kind, table, since)
-        dead += old
-    searches, more = sifted(young[SEARCH])
+    searches, more = _younger(SEARCH, tables[SEARCH], since)
     dead += more
+    searches, more = sifted(searches)
+    dead += more
+    theirs = of_forgotten(forgotten, searches)
+    young = {}
+    for kind in (CLICK, CONVERSION):
+        if kind in tables:
+            table, more = _of_others(kind, tables[kind], theirs)
+            dead += more
+            young[kind], more = _younger(kind, table, since)
+            dead += more
     acts = act_columns.joined(young.get(CLICK), young.get(CONVERSION), config.attribution)
     acts, more = act_columns.set_aside(acts, {Reason.UNKNOWN_KIND: is_null(acts["window"])})
     dead += more
@@ -65,9 +69,7 @@ def resolved(
     return Requests(searches, pa.concat_tables([acts.filter(pc.invert(named)), found]), dead)
 
 
-def _of_forgotten(
-    kind: str, acts: pa.Table, forgotten: pa.Array
-) -> tuple[pa.Table, list[pa.Table]]:
+def _of_others(kind: str, acts: pa.Table, forgotten: pa.Array) -> tuple[pa.Table, list[pa.Table]]:
     """Takes out acts that name a forgotten user's request, and no user."""
     if not len(forgotten):
         return acts, []

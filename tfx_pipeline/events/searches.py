@@ -13,13 +13,15 @@ from tfx_pipeline.events.ordering import flat, is_first, ranks
 from tfx_pipeline.events.tables import SEARCH
 
 _ORDER = ("time", "arrived_at", "user_id", "query", "item_id", "initial_score")  # then the context
+_ARRIVED = _ORDER.index("arrived_at")
 
 
 def sifted(searches: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     """Sets searches aside that are no list of their own.
 
     A list must have items, each once, and as many scores where there are scores. Of searches with
-    one request id the first in time is kept, so that what comes later changes nothing.
+    one request id the first in time is kept, so that what comes later changes nothing. One that
+    came again differs from it in its arrival at most.
 
     Args:
       searches: [n] in canonical columns, all that there are of their request ids.
@@ -62,9 +64,10 @@ def _repeated(searches: pa.Table) -> dict[Reason, np.ndarray]:
     for row, request_id, values in sorted(
         zip(contested.tolist(), *content, strict=True), key=lambda one: one[1:]
     ):
+        said = values[:_ARRIVED] + values[_ARRIVED + 1 :]
         if request_id not in kept:
-            kept[request_id] = values
-        elif kept[request_id] == values:
+            kept[request_id] = said
+        elif kept[request_id] == said:
             again[row] = True
         else:
             other[row] = True

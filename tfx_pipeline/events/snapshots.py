@@ -22,10 +22,7 @@ def unique(kind: str, table: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     Returns:
       Those that are kept, sorted, and dead letters.
     """
-    features = [
-        ranks(table[name])[0] if table[name].type == pa.string() else numbers(table[name])
-        for name in table.schema.names[2:]
-    ]
+    features = _features(table)
     keys = [ranks(table[f"{kind}_id"])[0], numbers(table["valid_from"])]
     order = np.lexsort([*keys, *features][::-1])
     table = table.take(pa.array(order))
@@ -35,6 +32,19 @@ def unique(kind: str, table: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     differs = np.append(content[1:], True) if len(order) else new
     # Of equal ones all but the last are duplicates.
     return set_aside(kind, table, {Reason.DUPLICATE: ~differs, Reason.REPLACED: differs & ~last})
+
+
+def changes(kind: str, table: pa.Table) -> pa.Table:
+    """Those of `unique` snapshots that say something else than the one before them of their id."""
+    said = is_first([ranks(table[f"{kind}_id"])[0], *_features(table)])
+    return table.filter(pa.array(said))
+
+
+def _features(table: pa.Table) -> list[np.ndarray]:
+    return [
+        ranks(table[name])[0] if table[name].type == pa.string() else numbers(table[name])
+        for name in table.schema.names[2:]
+    ]
 
 
 class Snapshots:

@@ -35,8 +35,8 @@ from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.formats import Unreadable
 from tfx_pipeline.events.merging import merged
 from tfx_pipeline.events.ordering import Column, numbers
-from tfx_pipeline.events.privacy import Guard
-from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, Tally
+from tfx_pipeline.events.privacy import REQUESTS, Guard, of_unsound
+from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
 from tfx_pipeline.events.requests import resolved
 from tfx_pipeline.events.shuffle import Pieces, PieceWriter, gathered, parts, writing
 from tfx_pipeline.events.snapshots import Snapshots
@@ -49,7 +49,6 @@ DEAD_LETTERS = "dead_letters"
 
 _EVENTS_AT_ONCE = 50_000  # of a shard of users; a day is never divided
 _LISTS_AT_ONCE = 8_192
-_REQUESTS = pa.schema([("request_id", pa.string())])
 _FAULT = "fault.txt"
 _ALL = 0  # the one key of what is not divided
 
@@ -112,7 +111,7 @@ class Done:
     Attributes:
       rows: What they are -> where they are.
       tally: What was counted.
-      newest: The newest event's time, of a file that was read.
+      newest: The newest event's time, of a file that was read and of users who are not forgotten.
     """
 
     rows: dict[str, Pieces]
@@ -154,18 +153,18 @@ def _read_file(file: File, job: Job) -> Done:
     written = {
         kind: schemas(job.config)[kind],
         "dead": dead_letters.SCHEMA,
-        "forgotten": _REQUESTS,
+        "forgotten": REQUESTS,
     }
     with _task(job, "read", file.number, written) as out:
         for batch in reading.read(file.path, kind, job.config, job.guard.forgotten):
             tally.read(kind, batch.rows)
             tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
-            if kind in EVENTS:
-                newest = max(newest, pc.max(batch.table["time"]).as_py() or 0)
             table, forgotten, requests = job.guard.passed(kind, batch.table)
+            if kind in EVENTS:
+                newest = max(newest, pc.max(table["time"]).as_py() or 0)
             _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
             out[kind].divide(_home(kind, table, job.shards), table)
-            requests = pa.table([pa.chunked_array([batch.forgotten, requests])], schema=_REQUESTS)
+            requests = pa.concat_tables([of_unsound(batch.forgotten), requests])
             out["forgotten"].divide(shard_of(requests["request_id"], job.shards), requests)
         return Done(_pieces(out), tally, newest)
 
@@ -198,9 +197,10 @@ def resolve_requests(shard: int, job: Job, reads: Sequence[Done], until: int) ->
     tables = {
         kind: gathered(_of(reads, kind), shard, known[kind]) for kind in EVENTS if kind in known
     }
-    forgotten = gathered(_of(reads, "forgotten"), shard, _REQUESTS)["request_id"].combine_chunks()
+    forgotten = gathered(_of(reads, "forgotten"), shard, REQUESTS)
     found = resolved(tables, forgotten, job.config, until)
     tally = Tally()
+    tally.add(UNTIL, [until], [1])
     written = {
         "searches": known[SEARCH],
         "acts": act_columns.SCHEMA,
@@ -224,7 +224,7 @@ def catalogue(number: int, job: Job, reads: Sequence[Done]) -> Done:
         table, dead = snapshots.unique(ITEM, gathered(_of(reads, ITEM), _ALL, schema))
         _bury(dead, out["dead"], tally)
         tally.used(ITEM, table.num_rows)
-        out[ITEM].add(_ALL, table)
+        out[ITEM].add(_ALL, snapshots.changes(ITEM, table))
         return Done(_pieces(out), tally)
 
 
@@ -247,7 +247,7 @@ def build_lists(
             table, dead = snapshots.unique(USER, table)
             tally.used(USER, table.num_rows)
             _bury(dead, out["dead"], tally)
-            users = Snapshots(USER, table)
+            users = Snapshots(USER, snapshots.changes(USER, table))
         state = UserShard(job.config, until, known[SEARCH], known_items, users)
         searches, acts = (list(parts(_of(resolves, name), shard)) for name in ("searches", "acts"))
         for found, its_acts, end in _steps(searches, acts, known[SEARCH]):
@@ -379,7 +379,9 @@ def _pieces(writers: Mapping[str, PieceWriter]) -> dict[str, Pieces]:
 
 
 def _of(done: Iterable[Done], name: str) -> list[Pieces]:
-    return [one.rows[name] for one in done if name in one.rows]
+    """Where rows are, in an order that does not change when a runner gives them in another."""
+    found = [one.rows[name] for one in done if name in one.rows]
+    return sorted(found, key=lambda pieces: pieces.path)
 
 
 def _bury(letters: Iterable[pa.Table], writer: PieceWriter, tally: Tally) -> None:
