@@ -230,6 +230,35 @@ def events(input_dir: Path, mapping: Path, beam_args: tuple[str, ...], **destina
     click.echo(f"report: {to.output / REPORT_FILE}")
 
 
+@logs.command()
+@click.argument("log_dir", metavar="LOGS", type=_FOLDER)
+@_folder_options
+@click.option("--validation-share", type=float, default=_SHARE, show_default=True)
+@click.option("--test-share", type=float, default=_SHARE, show_default=True)
+def days(
+    log_dir: Path, output: Path, overwrite: bool, validation_share: float, test_share: float
+) -> None:
+    """The lists of LOGS day by day, each cut in time: what a daily pipeline reads.
+
+    Days that are there already stay; `piano pipeline --logs OUTPUT` runs on the newest.
+    """
+    from piano_tf.data.days import write_days
+    from piano_tf.data.splits import ByShare
+
+    with _progress() as progress:
+        task = progress.add_task("lists", total=None)
+        found = write_days(
+            log_dir,
+            output,
+            ByShare(validation_share, test_share),
+            overwrite=overwrite,
+            progress=lambda rows: progress.advance(task, rows),
+        )
+    for day, summary in found.items():
+        counts = ", ".join(f"{split} {count:,}" for split, count in summary.lists.items())
+        click.echo(f"{output / str(day)}: {counts}")
+
+
 def _rule(to: _Destination) -> SplitRule:
     """Where to cut, as the options say."""
     from piano_tf.data.splits import ByDate, ByShare
