@@ -33,6 +33,8 @@ STAGES = (
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
+    "last_accepted_data",
+    "DataGate",
     "Transform",
     "Trainer",
     "latest_blessed_model",
