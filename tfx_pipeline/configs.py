@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -57,23 +58,50 @@ class DataLimits(Frozen):
     drift: Shift = Shift()
 
 
-class Thresholds(Frozen):
-    """What data must keep to be trained on, and a model reach to be blessed.
+class ServingLimits(Frozen):
+    """What a served model must keep to be pushed.
 
     Attributes:
-      data: Of the log. All else is of the model's figures on the test split.
+      latency_ms: Of the median normal request, measured at the client, one request at a time.
+      timed_requests: How many the median is of.
+      longest_list: Candidates of the longest list that must be answered.
+      startup_s: What the server may take to load the model, and any one request to be answered:
+        the first of each shape is slow.
+    """
+
+    latency_ms: float = pydantic.Field(default=250.0, gt=0.0)
+    timed_requests: int = pydantic.Field(default=50, ge=1)
+    longest_list: int = pydantic.Field(default=100, ge=1)
+    startup_s: float = pydantic.Field(default=300.0, gt=0.0)
+
+
+class Thresholds(Frozen):
+    """What data must keep to be trained on, and a model reach to be blessed and pushed.
+
+    Attributes:
+      data: Of the log.
+      serving: Of the served model. All else is of its figures on the test split.
       click_auc, conversion_auc, list_click_auc: Lowest AUC.
       click_ndcg, conversion_ndcg: Lowest NDCG@10 of the served order.
-      largest_loss: How far NDCG@10 may fall below that of the last blessed model.
+      largest_loss: How far NDCG@10 may fall below that of the last blessed model. Only what is
+        shown beyond noise counts (`tfx_pipeline/gates/model.py`).
+      largest_first_stage_loss: How far below that of the first stage's order, likewise.
+      undecided: What becomes of a model of which noise hides whether it loses more than
+        `largest_loss`: `refuse` keeps what is served, `bless` trusts the new one.
+      level: Coverage of the intervals.
     """
 
     data: DataLimits = DataLimits()
+    serving: ServingLimits = ServingLimits()
     click_auc: float = 0.55
     conversion_auc: float = 0.55
     list_click_auc: float = 0.5
     click_ndcg: float = 0.2
     conversion_ndcg: float = 0.2
     largest_loss: float = pydantic.Field(default=0.01, ge=0.0)
+    largest_first_stage_loss: float = pydantic.Field(default=0.0, ge=0.0)
+    undecided: Literal["bless", "refuse"] = "refuse"
+    level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 
 
 class PipelineConfig(Frozen):

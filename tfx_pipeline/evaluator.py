@@ -36,7 +36,7 @@ def ndcg_name(label: str) -> str:
 
 
 def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
-    """Metrics on items and lists, with the thresholds that decide the blessing."""
+    """Metrics on items and lists, with their lower bounds; `gates/model.py` judges changes."""
     click, conversion = thresholds.click_auc, thresholds.conversion_auc
     return tfma.EvalConfig(
         model_specs=[
@@ -53,8 +53,8 @@ def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
             _order_metrics(
                 SERVED,
                 {
-                    CLICK: _at_least(thresholds.click_ndcg, thresholds.largest_loss),
-                    CONVERSION: _at_least(thresholds.conversion_ndcg, thresholds.largest_loss),
+                    CLICK: _at_least(thresholds.click_ndcg),
+                    CONVERSION: _at_least(thresholds.conversion_ndcg),
                 },
             ),
             _order_metrics(INITIAL, {}),
@@ -62,17 +62,10 @@ def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
     )
 
 
-def _at_least(value: float, largest_loss: float | None = None) -> tfma.MetricThreshold:
-    threshold = tfma.MetricThreshold(
+def _at_least(value: float) -> tfma.MetricThreshold:
+    return tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": value})
     )
-    if largest_loss is not None:
-        threshold.change_threshold.CopyFrom(
-            tfma.GenericChangeThreshold(
-                direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -largest_loss}
-            )
-        )
-    return threshold
 
 
 def _probability_metrics(output: str, auc: tfma.MetricThreshold | None) -> tfma.MetricsSpec:

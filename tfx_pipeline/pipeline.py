@@ -19,19 +19,22 @@ from piano_tf.features import SPLITS
 from tfx_pipeline import evaluator, trainer
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
 from tfx_pipeline.gates.data import DataGate
+from tfx_pipeline.gates.model import ModelGate
+from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
-from tfx_pipeline.resolvers import LatestIfAny
+from tfx_pipeline.resolvers import LatestIfAny, LatestPushableModel
 from tfx_pipeline.schema import schema_file
 from tfx_pipeline.transform import EncodingSpec
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
 _DATA_GATE = "DataGate"
+_MODEL_GATE = "ModelGate"
 # Values of a column that statistics list with their counts: the gate compares items by these.
 _TOP_VALUES = 1000
 
 
 def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
-    """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, Pusher."""
+    """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, gates, Pusher."""
     features = read_spec(config.logs)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
     code = {"code": _code_fingerprint()}
@@ -94,9 +97,13 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         custom_config={**trainer.custom_config(config.config, features), **code},
     )
     resolver = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        strategy_class=LatestPushableModel,
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        # Evaluator's blessings are of the same type, and not the last word.
+        model_blessing=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=_MODEL_GATE
+        ),
+        infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
     ).with_id("latest_blessed_model")
     model_evaluator = tfx.components.Evaluator(
         examples=examples,
@@ -107,9 +114,25 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         schema=schema,
         module_path="tfx_pipeline.evaluator",
     )
+    model_gate = ModelGate(
+        model=model_trainer.outputs["model"],
+        baseline=resolver.outputs["model"],
+        evaluated=model_evaluator.outputs["blessing"],
+        logs=str(config.logs),
+        limits=config.thresholds.model_dump_json(),
+        **code,
+    ).with_id(_MODEL_GATE)
+    serving_gate = ServingGate(
+        model=model_trainer.outputs["model"],
+        logs=str(config.logs),
+        limits=config.thresholds.serving.model_dump_json(),
+        **code,
+    ).with_id("ServingGate")
+    serving_gate.add_upstream_node(model_gate)
     pusher = tfx.components.Pusher(
         model=model_trainer.outputs["model"],
-        model_blessing=model_evaluator.outputs["blessing"],
+        model_blessing=model_gate.outputs["blessing"],
+        infra_blessing=serving_gate.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(config.pushed))
         ),
@@ -128,6 +151,8 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
             model_trainer,
             resolver,
             model_evaluator,
+            model_gate,
+            serving_gate,
             pusher,
         ],
         enable_cache=config.cache,

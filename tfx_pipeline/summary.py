@@ -11,12 +11,15 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from piano_tf.errors import PianoError
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
+from tfx_pipeline.gates.model import CHANGES_FILE, Changes
+from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
 
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
@@ -31,7 +34,6 @@ class Metric:
       baseline: The last blessed model's, where there was one.
       initial: The first-stage order's, where that has one.
       lower_bound: What the candidate's must reach.
-      largest_loss: How far it may fall below the baseline's.
     """
 
     name: str
@@ -39,7 +41,6 @@ class Metric:
     baseline: float | None = None
     initial: float | None = None
     lower_bound: float | None = None
-    largest_loss: float | None = None
 
     @property
     def needs(self) -> str:
@@ -55,15 +56,6 @@ class Metric:
         # A metric that cannot be computed is NaN and fails any comparison: hence `not`.
         if self.lower_bound is not None and not self.candidate >= self.lower_bound:
             return f"{value} is below the threshold {self.lower_bound:.4f}"
-        if (
-            self.largest_loss is not None
-            and self.baseline is not None
-            and not self.candidate - self.baseline >= -self.largest_loss
-        ):
-            return (
-                f"{value} is more than {self.largest_loss:.4f} below "
-                f"the last blessed model's {self.baseline:.4f}"
-            )
         return None
 
 
@@ -73,18 +65,23 @@ class RunSummary:
 
     Attributes:
       metrics: Of the new model.
-      blessed: Whether Evaluator blessed it.
+      changes: What it gains on other orders.
+      blessed: Whether its metrics and its changes allow it to be pushed.
+      served: What the serving gate found.
       pushed: The pushed version's folder, if this run pushed one.
     """
 
     metrics: tuple[Metric, ...]
+    changes: Changes
     blessed: bool
+    served: Verdict
     pushed: Path | None
 
     @property
     def complaints(self) -> tuple[str, ...]:
         """Why the model was not blessed."""
-        return tuple(metric.complaint for metric in self.metrics if metric.complaint is not None)
+        bounds = (metric.complaint for metric in self.metrics if metric.complaint is not None)
+        return (*bounds, *self.changes.complaints)
 
     def print(self, console: Console) -> None:
         """Prints a table, the verdict and its reasons."""
@@ -98,24 +95,31 @@ class RunSummary:
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             table.add_row(metric.name, *cells, metric.needs)
         console.print(table)
-        losses = {metric.largest_loss for metric in self.metrics} - {None}
-        for loss in losses:
-            console.print(f"NDCG may fall by {loss:g} from the last blessed model's", style="dim")
         console.print("calibration is mean prediction / mean label", style="dim")
-        for metric in self.metrics:
-            if metric.initial is not None and metric.candidate < metric.initial:
-                gap = metric.initial - metric.candidate
-                warning = f"{metric.name} is {gap:.4f} below the first stage's own order"
-                console.print(f"[yellow]warning[/yellow]: {warning}", highlight=False)
+        for change in self.changes.changes:
+            mark = "[red]✗[/red]" if change.complaint else "[green]✓[/green]"
+            told = f"{change.name} against {change.against}: {change.bounds}"
+            console.print(f"{mark} {told}", highlight=False, soft_wrap=True)
         if self.blessed:
             console.print("[green]blessed[/green]", highlight=False)
         else:
             reasons = "; ".join(self.complaints)
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
+        console.print(_served(self.served), highlight=False, soft_wrap=True)
         if self.pushed is None:
             console.print("nothing pushed: what is served stays as it is", highlight=False)
         else:
             console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
+
+
+def _served(verdict: Verdict) -> str:
+    """What the serving gate found, marked up for rich."""
+    if not verdict.passed:
+        return f"[red]not fit to be served[/red]: {escape('; '.join(verdict.reasons))}"
+    return (
+        f"[green]served[/green]: {verdict.requests} golden requests answered over gRPC, "
+        f"p50 {verdict.p50_ms:.1f} ms (at most {verdict.latency_ms:g})"
+    )
 
 
 def require_complete(config: PipelineConfig) -> None:
@@ -136,7 +140,9 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     """Reads the newest run of a pipeline from its metadata and artifacts."""
     store = _store(config)
     artifacts: dict[str, mlmd.Artifact] = {}
-    for artifact in store.get_artifacts_by_context(_newest_run(store).id):
+    produced = store.get_artifacts_by_context(_newest_run(store).id)
+    # Of several of a type the last says what came of it: a gate's blessing is after Evaluator's.
+    for artifact in sorted(produced, key=lambda one: one.id):
         if artifact.state == mlmd.Artifact.LIVE:
             artifacts[artifact.type] = artifact
     evaluation = artifacts["ModelEvaluation"].uri
@@ -144,7 +150,9 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     version = pushed.custom_properties["pushed_version"].string_value if pushed else ""
     return RunSummary(
         metrics=_metrics(evaluation, config),
+        changes=Changes.load(Path(artifacts["ModelBlessing"].uri) / CHANGES_FILE),
         blessed=artifacts["ModelBlessing"].custom_properties["blessed"].int_value == 1,
+        served=Verdict.load(Path(artifacts["InfraBlessing"].uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
     )
 
@@ -172,7 +180,6 @@ def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
                 baseline=baseline.find(SERVED, ndcg_name(label), TOP_K),
                 initial=candidate.value(INITIAL, ndcg_name(label), TOP_K),
                 lower_bound=bound,
-                largest_loss=bounds.largest_loss,
             )
         )
     for output, bound in (

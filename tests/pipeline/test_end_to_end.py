@@ -39,6 +39,8 @@ STAGES = (
     "Trainer",
     "latest_blessed_model",
     "Evaluator",
+    "ModelGate",
+    "ServingGate",
     "Pusher",
 )
 
