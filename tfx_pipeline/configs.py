@@ -83,8 +83,11 @@ class Thresholds(Frozen):
       serving: Of the served model. All else is of its figures on the test split.
       click_auc, conversion_auc, list_click_auc: Lowest AUC.
       click_ndcg, conversion_ndcg: Lowest NDCG@10 of the served order.
+      calibration: By what factor the mean prediction and the mean label of items, and of lists, may
+        differ.
       largest_loss: How far NDCG@10 may fall below that of the last blessed model. Only what is
         shown beyond noise counts (`tfx_pipeline/gates/model.py`).
+      largest_slice_loss: How far on any slice of the lists, likewise.
       largest_first_stage_loss: How far below that of the first stage's order, likewise.
       undecided: What becomes of a model of which noise hides whether it loses more than
         `largest_loss`: `refuse` keeps what is served, `bless` trusts the new one.
@@ -98,7 +101,9 @@ class Thresholds(Frozen):
     list_click_auc: float = 0.5
     click_ndcg: float = 0.2
     conversion_ndcg: float = 0.2
+    calibration: float = pydantic.Field(default=2.0, ge=1.0)
     largest_loss: float = pydantic.Field(default=0.01, ge=0.0)
+    largest_slice_loss: float = pydantic.Field(default=0.03, ge=0.0)
     largest_first_stage_loss: float = pydantic.Field(default=0.0, ge=0.0)
     undecided: Literal["bless", "refuse"] = "refuse"
     level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)

@@ -22,6 +22,7 @@ from tfx_pipeline.gates.data import DataGate
 from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
+from tfx_pipeline.pushing import OncePusher
 from tfx_pipeline.resolvers import LatestIfAny, LatestPushableModel
 from tfx_pipeline.schema import schema_file
 from tfx_pipeline.transform import EncodingSpec
@@ -136,6 +137,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(config.pushed))
         ),
+        custom_executor_spec=executor_spec.ExecutorClassSpec(OncePusher),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,

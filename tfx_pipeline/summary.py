@@ -18,7 +18,8 @@ from piano_tf.errors import PianoError
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
-from tfx_pipeline.gates.model import CHANGES_FILE, Changes
+from tfx_pipeline.gates.measures import ALL_LISTS
+from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
 from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
 
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
@@ -34,6 +35,7 @@ class Metric:
       baseline: The last blessed model's, where there was one.
       initial: The first-stage order's, where that has one.
       lower_bound: What the candidate's must reach.
+      upper_bound: What it may not exceed.
     """
 
     name: str
@@ -41,13 +43,16 @@ class Metric:
     baseline: float | None = None
     initial: float | None = None
     lower_bound: float | None = None
+    upper_bound: float | None = None
 
     @property
     def needs(self) -> str:
-        """What it is held to and whether it holds, marked up for rich."""
+        """What it is held to, in a few characters."""
         if self.lower_bound is None:
             return ""
-        return f"{'[red]✗[/red]' if self.complaint else '[green]✓[/green]'} {self.lower_bound:g}"
+        if self.upper_bound is None:
+            return f"{self.lower_bound:g}"
+        return f"{self.lower_bound:g} to {self.upper_bound:g}"
 
     @property
     def complaint(self) -> str | None:
@@ -56,6 +61,8 @@ class Metric:
         # A metric that cannot be computed is NaN and fails any comparison: hence `not`.
         if self.lower_bound is not None and not self.candidate >= self.lower_bound:
             return f"{value} is below the threshold {self.lower_bound:.4f}"
+        if self.upper_bound is not None and not self.candidate <= self.upper_bound:
+            return f"{value} is above the threshold {self.upper_bound:.4f}"
         return None
 
 
@@ -65,14 +72,14 @@ class RunSummary:
 
     Attributes:
       metrics: Of the new model.
-      changes: What it gains on other orders.
+      compared: What it gains on other orders, and its figures on slices of the lists.
       blessed: Whether its metrics and its changes allow it to be pushed.
       served: What the serving gate found.
       pushed: The pushed version's folder, if this run pushed one.
     """
 
     metrics: tuple[Metric, ...]
-    changes: Changes
+    compared: Comparison
     blessed: bool
     served: Verdict
     pushed: Path | None
@@ -81,7 +88,7 @@ class RunSummary:
     def complaints(self) -> tuple[str, ...]:
         """Why the model was not blessed."""
         bounds = (metric.complaint for metric in self.metrics if metric.complaint is not None)
-        return (*bounds, *self.changes.complaints)
+        return (*bounds, *self.compared.complaints)
 
     def print(self, console: Console) -> None:
         """Prints a table, the verdict and its reasons."""
@@ -89,27 +96,33 @@ class RunSummary:
         table.add_column("metric", no_wrap=True)
         for name in ("first stage", "model", "last blessed"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("at least", no_wrap=True)
+        table.add_column("needs", no_wrap=True)
         for metric in self.metrics:
             values = (metric.initial, metric.candidate, metric.baseline)
             cells = ["" if value is None else f"{value:.4f}" for value in values]
-            table.add_row(metric.name, *cells, metric.needs)
+            mark = f"{_mark(metric.complaint)} " if metric.needs else ""
+            table.add_row(metric.name, *cells, mark + metric.needs)
         console.print(table)
         console.print("calibration is mean prediction / mean label", style="dim")
-        for change in self.changes.changes:
-            mark = "[red]✗[/red]" if change.complaint else "[green]✓[/green]"
-            told = f"{change.name} against {change.against}: {change.bounds}"
-            console.print(f"{mark} {told}", highlight=False, soft_wrap=True)
+        for change in self.compared.changes:
+            if change.part == ALL_LISTS:
+                told = f"{change.name} against {change.against}: {change.bounds}"
+                console.print(f"{_mark(change.complaint)} {told}", highlight=False, soft_wrap=True)
         if self.blessed:
             console.print("[green]blessed[/green]", highlight=False)
         else:
-            reasons = "; ".join(self.complaints)
+            reasons = escape("; ".join(self.complaints))
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
         console.print(_served(self.served), highlight=False, soft_wrap=True)
         if self.pushed is None:
             console.print("nothing pushed: what is served stays as it is", highlight=False)
         else:
             console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
+
+
+def _mark(complaint: str | None) -> str:
+    """Whether something holds, marked up for rich."""
+    return "[red]✗[/red]" if complaint else "[green]✓[/green]"
 
 
 def _served(verdict: Verdict) -> str:
@@ -150,7 +163,7 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     version = pushed.custom_properties["pushed_version"].string_value if pushed else ""
     return RunSummary(
         metrics=_metrics(evaluation, config),
-        changes=Changes.load(Path(artifacts["ModelBlessing"].uri) / CHANGES_FILE),
+        compared=Comparison.load(Path(artifacts["ModelBlessing"].uri) / COMPARISON_FILE),
         blessed=artifacts["ModelBlessing"].custom_properties["blessed"].int_value == 1,
         served=Verdict.load(Path(artifacts["InfraBlessing"].uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
@@ -202,6 +215,8 @@ def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
                 f"{title} calibration",
                 candidate=candidate.value(output, "calibration"),
                 baseline=baseline.find(output, "calibration"),
+                lower_bound=1 / bounds.calibration,
+                upper_bound=bounds.calibration,
             )
         )
     return tuple(metrics)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
 from piano_tf.evaluation.lists import Lists
-from piano_tf.evaluation.predictions import initial_order
+from piano_tf.evaluation.predictions import Predictions, initial_order
 from tfx_pipeline.configs import Thresholds
-from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Changes, measured
+from tfx_pipeline.gates.measures import ALL_LISTS, Part
+from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Comparison, compare
 from tfx_pipeline.pushing import newest_version, same_files
 
 CANDIDATES = 12
@@ -40,7 +42,24 @@ def noisy(truth: Lists, noise: float, seed: int) -> np.ndarray:
     return initial_order(truth) + noise * draws
 
 
-def against(changes: Changes, other: str) -> list[str]:
+def said(scores: np.ndarray) -> Predictions:
+    """Of a model that orders so."""
+    p = special.expit(scores)
+    return Predictions(scores, p, p / 2, p.max(axis=1), p.max(axis=1) / 2)
+
+
+def measured(
+    truth: Lists,
+    scores: np.ndarray,
+    last: np.ndarray | None,
+    limits: Thresholds,
+    *slices: Part,
+) -> Comparison:
+    parts = [Part(ALL_LISTS, np.ones(len(truth), bool)), *slices]
+    return compare(truth, said(scores), None if last is None else said(last), parts, limits)
+
+
+def against(changes: Comparison, other: str) -> list[str]:
     return [one.complaint or "" for one in changes.changes if one.against == other]
 
 
@@ -124,7 +143,7 @@ def test_the_interval_is_over_listeners() -> None:
     right = measured(twice, *both, LIMITS).changes[0]
     assert right.lists == 2 * left.lists
     assert right.change == pytest.approx(left.change)
-    assert right.high - right.low == pytest.approx(left.high - left.low, rel=0.05)
+    assert right.high - right.low == pytest.approx(left.high - left.low, rel=0.02)
 
 
 def test_how_many_lists_would_tell() -> None:
