@@ -148,6 +148,11 @@ class PipelineConfig(Frozen):
         return self.home / "pushed"
 
     @property
+    def runs(self) -> Path:
+        """A folder for each run that made a model, with its card."""
+        return self.home / "runs"
+
+    @property
     def schemas(self) -> Path:
         """The schemas that logs were held to."""
         return self.home / "schemas"

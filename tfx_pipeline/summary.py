@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow_model_analysis as tfma
-from ml_metadata import metadata_store
-from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from piano_tf.errors import PianoError
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
-from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
-
-_DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+from tfx_pipeline.gates.serving import BLESSED, VERDICT_FILE, Verdict
+from tfx_pipeline.lineage import Lineage, read_lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +72,7 @@ class RunSummary:
       blessed: Whether its metrics and its changes allow it to be pushed.
       served: What the serving gate found.
       pushed: The pushed version's folder, if this run pushed one.
+      lineage: What it made, stage by stage.
     """
 
     metrics: tuple[Metric, ...]
@@ -83,6 +80,7 @@ class RunSummary:
     blessed: bool
     served: Verdict
     pushed: Path | None
+    lineage: Lineage
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -135,49 +133,21 @@ def _served(verdict: Verdict) -> str:
     )
 
 
-def require_complete(config: PipelineConfig) -> None:
-    """Raises a `PianoError` if a stage of the newest run failed without stopping it.
-
-    TFX's local runner raises when a stage's work fails, but goes on when its inputs cannot be
-    found.
-    """
-    store = _store(config)
-    for execution in store.get_executions_by_context(_newest_run(store).id):
-        if execution.last_known_state not in _DONE:
-            stage = execution.name or f"execution {execution.id}"
-            state = mlmd.Execution.State.Name(execution.last_known_state)
-            raise PianoError(f"stage {stage} ended as {state}; the full log is {config.run_log}")
-
-
 def read_summary(config: PipelineConfig) -> RunSummary:
     """Reads the newest run of a pipeline from its metadata and artifacts."""
-    store = _store(config)
-    artifacts: dict[str, mlmd.Artifact] = {}
-    produced = store.get_artifacts_by_context(_newest_run(store).id)
-    # Of several of a type the last says what came of it: a gate's blessing is after Evaluator's.
-    for artifact in sorted(produced, key=lambda one: one.id):
-        if artifact.state == mlmd.Artifact.LIVE:
-            artifacts[artifact.type] = artifact
-    evaluation = artifacts["ModelEvaluation"].uri
-    pushed = artifacts.get("PushedModel")
-    version = pushed.custom_properties["pushed_version"].string_value if pushed else ""
+    lineage = read_lineage(config)
+    blessing = lineage.outputs["ModelGate", "ModelBlessing"]
+    served = lineage.outputs["ServingGate", "InfraBlessing"]
+    pushed = lineage.outputs["Pusher", "PushedModel"].custom_properties["pushed_version"]
+    version = pushed.string_value
     return RunSummary(
-        metrics=_metrics(evaluation, config),
-        compared=Comparison.load(Path(artifacts["ModelBlessing"].uri) / COMPARISON_FILE),
-        blessed=artifacts["ModelBlessing"].custom_properties["blessed"].int_value == 1,
-        served=Verdict.load(Path(artifacts["InfraBlessing"].uri) / VERDICT_FILE),
+        metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
+        compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),
+        blessed=blessing.custom_properties[BLESSED].int_value == 1,
+        served=Verdict.load(Path(served.uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
+        lineage=lineage,
     )
-
-
-def _store(config: PipelineConfig) -> metadata_store.MetadataStore:
-    connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(config.metadata)
-    return metadata_store.MetadataStore(connection)
-
-
-def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
-    return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
 
 
 def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
