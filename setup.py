@@ -26,7 +26,7 @@ setup(
     package_data={
         "serving": ["deployment/*", "README.md"],
         "piano_tf": ["py.typed", "evaluation/*.jinja"],
-        "tfx_pipeline": ["events/*.jinja"],
+        "tfx_pipeline": ["*.jinja", "events/*.jinja", "schemas/*.pbtxt"],
     },
     python_requires=">=3.10,<3.11",
     install_requires=[

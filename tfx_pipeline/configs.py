@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -23,21 +24,89 @@ _BEAM_ARGS = "PIANO_BEAM_ARGS"
 _CACHE = "PIANO_CACHE"
 
 
-class Thresholds(Frozen):
-    """What a model must reach on the test split to be blessed.
+class Shift(Frozen):
+    """How far two sets of lists may differ. Defaults leave room for the noise of small logs.
+
+    Values of single columns, such as queries and popularities, are held by the comparators of the
+    dataset's schema (`tfx_pipeline/schema.py`).
 
     Attributes:
-      click_auc, conversion_auc, list_click_auc: Lowest AUC.
-      click_ndcg, conversion_ndcg: Lowest NDCG@10 of the served order.
-      largest_loss: How far NDCG@10 may fall below that of the last blessed model.
+      click_rate: By what factor the share of candidates that are clicked may change.
+      history_length: By what factor the mean number of history entries may change.
+      items: Total variation, 0 to 1, between the shares that items have of what is shown.
     """
 
+    click_rate: float = pydantic.Field(default=2.0, ge=1.0)
+    history_length: float = pydantic.Field(default=2.5, ge=1.0)
+    items: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
+
+
+class DataLimits(Frozen):
+    """What a log must keep, beyond its schema, for a model to be trained on it.
+
+    Attributes:
+      highest_click_rate: Of the candidates of any split; most of what is shown is not clicked.
+      least_identity: How far rows of the same id must agree in what they say of it, from 0, as by
+        chance, to 1 (`tfx_pipeline/gates/identity.py`).
+      skew: Between the training and the validation split.
+      drift: Between the training split that was accepted last and this run's.
+    """
+
+    highest_click_rate: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
+    least_identity: float = pydantic.Field(default=0.3, ge=0.0, le=1.0)
+    skew: Shift = Shift()
+    drift: Shift = Shift()
+
+
+class ServingLimits(Frozen):
+    """What a served model must keep to be pushed.
+
+    Attributes:
+      latency_ms: Of the median normal request, measured at the client, one request at a time.
+      timed_requests: How many the median is of.
+      longest_list: Candidates of the longest list that must be answered.
+      startup_s: What the server may take to load the model, and any one request to be answered:
+        the first of each shape is slow.
+    """
+
+    latency_ms: float = pydantic.Field(default=250.0, gt=0.0)
+    timed_requests: int = pydantic.Field(default=50, ge=1)
+    longest_list: int = pydantic.Field(default=100, ge=1)
+    startup_s: float = pydantic.Field(default=300.0, gt=0.0)
+
+
+class Thresholds(Frozen):
+    """What data must keep to be trained on, and a model reach to be blessed and pushed.
+
+    Attributes:
+      data: Of the log.
+      serving: Of the served model. All else is of its figures on the test split.
+      click_auc, conversion_auc, list_click_auc: Lowest AUC.
+      click_ndcg, conversion_ndcg: Lowest NDCG@10 of the served order.
+      calibration: By what factor the mean prediction and the mean label of items, and of lists, may
+        differ.
+      largest_loss: How far NDCG@10 may fall below that of the last blessed model. Only what is
+        shown beyond noise counts (`tfx_pipeline/gates/model.py`).
+      largest_slice_loss: How far on any slice of the lists, likewise.
+      largest_first_stage_loss: How far below that of the first stage's order, likewise.
+      undecided: What becomes of a model of which noise hides whether it loses more than
+        `largest_loss`: `refuse` keeps what is served, `bless` trusts the new one.
+      level: Coverage of the intervals.
+    """
+
+    data: DataLimits = DataLimits()
+    serving: ServingLimits = ServingLimits()
     click_auc: float = 0.55
     conversion_auc: float = 0.55
     list_click_auc: float = 0.5
     click_ndcg: float = 0.2
     conversion_ndcg: float = 0.2
+    calibration: float = pydantic.Field(default=2.0, ge=1.0)
     largest_loss: float = pydantic.Field(default=0.01, ge=0.0)
+    largest_slice_loss: float = pydantic.Field(default=0.03, ge=0.0)
+    largest_first_stage_loss: float = pydantic.Field(default=0.0, ge=0.0)
+    undecided: Literal["bless", "refuse"] = "refuse"
+    level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 
 
 class PipelineConfig(Frozen):
@@ -47,7 +116,7 @@ class PipelineConfig(Frozen):
       logs: A log written by `piano logs`.
       home: Folder of everything the pipeline writes.
       config: Encoding, model, loss and training.
-      thresholds: What a model must reach.
+      thresholds: What data must keep, and a model reach.
       beam_args: Options of the Beam runner.
       cache: Whether a stage whose inputs and code are unchanged is taken from an earlier run.
     """
@@ -77,6 +146,21 @@ class PipelineConfig(Frozen):
     def pushed(self) -> Path:
         """The folder of blessed models, one integer version each, that a server watches."""
         return self.home / "pushed"
+
+    @property
+    def runs(self) -> Path:
+        """A folder for each run that made a model, with its card."""
+        return self.home / "runs"
+
+    @property
+    def schemas(self) -> Path:
+        """The schemas that logs were held to."""
+        return self.home / "schemas"
+
+    @property
+    def statistics_page(self) -> Path:
+        """The statistics of the newest run's log, as TFDV's page."""
+        return self.home / "statistics.html"
 
     @property
     def run_log(self) -> Path:

@@ -36,8 +36,8 @@ def ndcg_name(label: str) -> str:
 
 
 def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
-    """Metrics on items and lists, with the thresholds that decide the blessing."""
-    click, conversion = thresholds.click_auc, thresholds.conversion_auc
+    """Metrics on items and lists, with their bounds; `gates/model.py` judges changes."""
+    near = _within(1 / thresholds.calibration, thresholds.calibration)
     return tfma.EvalConfig(
         model_specs=[
             tfma.ModelSpec(name=CANDIDATE, signature_name="serve_examples"),
@@ -46,15 +46,15 @@ def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
         slicing_specs=[tfma.SlicingSpec()],
         options=tfma.Options(include_default_metrics={"value": False}),
         metrics_specs=[
-            _probability_metrics(CLICK, _at_least(click)),
-            _probability_metrics(CONVERSION, _at_least(conversion)),
-            _probability_metrics(LIST_CLICK, _at_least(thresholds.list_click_auc)),
-            _probability_metrics(LIST_CONVERSION, None),
+            _probability_metrics(CLICK, _at_least(thresholds.click_auc), near),
+            _probability_metrics(CONVERSION, _at_least(thresholds.conversion_auc), near),
+            _probability_metrics(LIST_CLICK, _at_least(thresholds.list_click_auc), near),
+            _probability_metrics(LIST_CONVERSION, None, near),
             _order_metrics(
                 SERVED,
                 {
-                    CLICK: _at_least(thresholds.click_ndcg, thresholds.largest_loss),
-                    CONVERSION: _at_least(thresholds.conversion_ndcg, thresholds.largest_loss),
+                    CLICK: _at_least(thresholds.click_ndcg),
+                    CONVERSION: _at_least(thresholds.conversion_ndcg),
                 },
             ),
             _order_metrics(INITIAL, {}),
@@ -62,25 +62,32 @@ def eval_config(thresholds: Thresholds) -> tfma.EvalConfig:
     )
 
 
-def _at_least(value: float, largest_loss: float | None = None) -> tfma.MetricThreshold:
-    threshold = tfma.MetricThreshold(
+def _at_least(value: float) -> tfma.MetricThreshold:
+    return tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": value})
     )
-    if largest_loss is not None:
-        threshold.change_threshold.CopyFrom(
-            tfma.GenericChangeThreshold(
-                direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -largest_loss}
-            )
+
+
+def _within(low: float, high: float) -> tfma.MetricThreshold:
+    return tfma.MetricThreshold(
+        value_threshold=tfma.GenericValueThreshold(
+            lower_bound={"value": low}, upper_bound={"value": high}
         )
-    return threshold
+    )
 
 
-def _probability_metrics(output: str, auc: tfma.MetricThreshold | None) -> tfma.MetricsSpec:
+def _probability_metrics(
+    output: str, auc: tfma.MetricThreshold | None, calibration: tfma.MetricThreshold
+) -> tfma.MetricsSpec:
     return tfma.MetricsSpec(
         output_names=[output],
         metrics=[
             tfma.MetricConfig(class_name="AUC", config='{"name": "auc"}', threshold=auc),
-            tfma.MetricConfig(class_name="Calibration", config='{"name": "calibration"}'),
+            tfma.MetricConfig(
+                class_name="Calibration",
+                config='{"name": "calibration"}',
+                threshold=calibration,
+            ),
         ],
     )
 

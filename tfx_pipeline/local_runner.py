@@ -17,7 +17,7 @@ from tfx_pipeline.progress import quiet
 
 
 def run(config: PipelineConfig) -> None:
-    """Runs every stage, showing progress, and prints the summary.
+    """Runs every stage, showing progress, writes the model card and prints the summary.
 
     Raises:
       PianoError: A stage failed; the message says which and why.
@@ -41,11 +41,16 @@ def run(config: PipelineConfig) -> None:
         # `tfx pipeline create` reads this file with a runner that runs nothing.
         if not lines.finished:
             return
-        from tfx_pipeline.summary import read_summary, require_complete
+        from tfx_pipeline.card import write_card
+        from tfx_pipeline.lineage import require_complete
+        from tfx_pipeline.summary import read_summary
 
         require_complete(config)
         summary = read_summary(config)
-    summary.print(Console())
+        card = write_card(config, summary)
+    console = Console()
+    summary.print(console)
+    console.print(f"model card: {card}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import tensorflow_data_validation as tfdv
 from google.protobuf import any_pb2, wrappers_pb2
 from tfx import v1 as tfx
 from tfx.components.example_gen.component import FileBasedExampleGen
@@ -17,14 +18,24 @@ from piano_tf.data.logs import read_spec
 from piano_tf.features import SPLITS
 from tfx_pipeline import evaluator, trainer
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
+from tfx_pipeline.gates.data import DataGate
+from tfx_pipeline.gates.model import ModelGate
+from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
+from tfx_pipeline.pushing import OncePusher
+from tfx_pipeline.resolvers import LatestIfAny, LatestPushableModel
+from tfx_pipeline.schema import schema_file
 from tfx_pipeline.transform import EncodingSpec
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
+_DATA_GATE = "DataGate"
+_MODEL_GATE = "ModelGate"
+# Values of a column that statistics list with their counts: the gate compares items by these.
+_TOP_VALUES = 1000
 
 
 def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
-    """ExampleGen, statistics, schema, checks, Transform, Trainer, Evaluator, Pusher."""
+    """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, gates, Pusher."""
     features = read_spec(config.logs)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
     code = {"code": _code_fingerprint()}
@@ -43,13 +54,30 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         custom_executor_spec=executor_spec.BeamExecutorSpec(CheckedParquetExecutor),
     ).with_id("ExampleGen")
     examples = example_gen.outputs["examples"]
-    statistics_gen = tfx.components.StatisticsGen(examples=examples)
-    statistics = statistics_gen.outputs["statistics"]
-    schema_gen = tfx.components.SchemaGen(
-        statistics=statistics, infer_feature_shape=False, exclude_splits=[_VALIDATION, _TEST]
+    statistics_gen = tfx.components.StatisticsGen(
+        examples=examples, stats_options=tfdv.StatsOptions(num_top_values=_TOP_VALUES)
     )
+    statistics = statistics_gen.outputs["statistics"]
+    schema_gen = tfx.components.ImportSchemaGen(
+        schema_file=str(schema_file(features, config.schemas))
+    ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     example_validator = tfx.components.ExampleValidator(statistics=statistics, schema=schema)
+    last_accepted = tfx.dsl.Resolver(
+        strategy_class=LatestIfAny,
+        accepted=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
+        ),
+    ).with_id("last_accepted_data")
+    data_gate = DataGate(
+        statistics=statistics,
+        schema=schema,
+        anomalies=example_validator.outputs["anomalies"],
+        baseline=last_accepted.outputs["accepted"],
+        logs=str(config.logs),
+        limits=config.thresholds.data.model_dump_json(),
+        page=str(config.statistics_page),
+    ).with_id(_DATA_GATE)
     transform = tfx.components.Transform(
         examples=examples,
         schema=schema,
@@ -59,6 +87,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         # A cache of analyses pays where the next run shares most of its data; here it only costs.
         disable_analyzer_cache=True,
     )
+    transform.add_upstream_node(data_gate)
     model_trainer = tfx.components.Trainer(
         run_fn="tfx_pipeline.trainer.run_fn",
         examples=transform.outputs["transformed_examples"],
@@ -69,9 +98,13 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         custom_config={**trainer.custom_config(config.config, features), **code},
     )
     resolver = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        strategy_class=LatestPushableModel,
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        # Evaluator's blessings are of the same type, and not the last word.
+        model_blessing=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=_MODEL_GATE
+        ),
+        infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
     ).with_id("latest_blessed_model")
     model_evaluator = tfx.components.Evaluator(
         examples=examples,
@@ -82,12 +115,29 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         schema=schema,
         module_path="tfx_pipeline.evaluator",
     )
+    model_gate = ModelGate(
+        model=model_trainer.outputs["model"],
+        baseline=resolver.outputs["model"],
+        evaluated=model_evaluator.outputs["blessing"],
+        logs=str(config.logs),
+        limits=config.thresholds.model_dump_json(),
+        **code,
+    ).with_id(_MODEL_GATE)
+    serving_gate = ServingGate(
+        model=model_trainer.outputs["model"],
+        logs=str(config.logs),
+        limits=config.thresholds.serving.model_dump_json(),
+        **code,
+    ).with_id("ServingGate")
+    serving_gate.add_upstream_node(model_gate)
     pusher = tfx.components.Pusher(
         model=model_trainer.outputs["model"],
-        model_blessing=model_evaluator.outputs["blessing"],
+        model_blessing=model_gate.outputs["blessing"],
+        infra_blessing=serving_gate.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(config.pushed))
         ),
+        custom_executor_spec=executor_spec.ExecutorClassSpec(OncePusher),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -97,10 +147,14 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
             statistics_gen,
             schema_gen,
             example_validator,
+            last_accepted,
+            data_gate,
             transform,
             model_trainer,
             resolver,
             model_evaluator,
+            model_gate,
+            serving_gate,
             pusher,
         ],
         enable_cache=config.cache,

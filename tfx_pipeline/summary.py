@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow_model_analysis as tfma
-from ml_metadata import metadata_store
-from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from piano_tf.errors import PianoError
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
-
-_DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+from tfx_pipeline.gates.measures import ALL_LISTS
+from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
+from tfx_pipeline.gates.serving import BLESSED, VERDICT_FILE, Verdict
+from tfx_pipeline.lineage import Lineage, read_lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Metric:
       baseline: The last blessed model's, where there was one.
       initial: The first-stage order's, where that has one.
       lower_bound: What the candidate's must reach.
-      largest_loss: How far it may fall below the baseline's.
+      upper_bound: What it may not exceed.
     """
 
     name: str
@@ -39,14 +39,16 @@ class Metric:
     baseline: float | None = None
     initial: float | None = None
     lower_bound: float | None = None
-    largest_loss: float | None = None
+    upper_bound: float | None = None
 
     @property
     def needs(self) -> str:
-        """What it is held to and whether it holds, marked up for rich."""
+        """What it is held to, in a few characters."""
         if self.lower_bound is None:
             return ""
-        return f"{'[red]✗[/red]' if self.complaint else '[green]✓[/green]'} {self.lower_bound:g}"
+        if self.upper_bound is None:
+            return f"{self.lower_bound:g}"
+        return f"{self.lower_bound:g} to {self.upper_bound:g}"
 
     @property
     def complaint(self) -> str | None:
@@ -55,15 +57,8 @@ class Metric:
         # A metric that cannot be computed is NaN and fails any comparison: hence `not`.
         if self.lower_bound is not None and not self.candidate >= self.lower_bound:
             return f"{value} is below the threshold {self.lower_bound:.4f}"
-        if (
-            self.largest_loss is not None
-            and self.baseline is not None
-            and not self.candidate - self.baseline >= -self.largest_loss
-        ):
-            return (
-                f"{value} is more than {self.largest_loss:.4f} below "
-                f"the last blessed model's {self.baseline:.4f}"
-            )
+        if self.upper_bound is not None and not self.candidate <= self.upper_bound:
+            return f"{value} is above the threshold {self.upper_bound:.4f}"
         return None
 
 
@@ -73,18 +68,25 @@ class RunSummary:
 
     Attributes:
       metrics: Of the new model.
-      blessed: Whether Evaluator blessed it.
+      compared: What it gains on other orders, and its figures on slices of the lists.
+      blessed: Whether its metrics and its changes allow it to be pushed.
+      served: What the serving gate found.
       pushed: The pushed version's folder, if this run pushed one.
+      lineage: What it made, stage by stage.
     """
 
     metrics: tuple[Metric, ...]
+    compared: Comparison
     blessed: bool
+    served: Verdict
     pushed: Path | None
+    lineage: Lineage
 
     @property
     def complaints(self) -> tuple[str, ...]:
         """Why the model was not blessed."""
-        return tuple(metric.complaint for metric in self.metrics if metric.complaint is not None)
+        bounds = (metric.complaint for metric in self.metrics if metric.complaint is not None)
+        return (*bounds, *self.compared.complaints)
 
     def print(self, console: Console) -> None:
         """Prints a table, the verdict and its reasons."""
@@ -92,71 +94,60 @@ class RunSummary:
         table.add_column("metric", no_wrap=True)
         for name in ("first stage", "model", "last blessed"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("at least", no_wrap=True)
+        table.add_column("needs", no_wrap=True)
         for metric in self.metrics:
             values = (metric.initial, metric.candidate, metric.baseline)
             cells = ["" if value is None else f"{value:.4f}" for value in values]
-            table.add_row(metric.name, *cells, metric.needs)
+            mark = f"{_mark(metric.complaint)} " if metric.needs else ""
+            table.add_row(metric.name, *cells, mark + metric.needs)
         console.print(table)
-        losses = {metric.largest_loss for metric in self.metrics} - {None}
-        for loss in losses:
-            console.print(f"NDCG may fall by {loss:g} from the last blessed model's", style="dim")
         console.print("calibration is mean prediction / mean label", style="dim")
-        for metric in self.metrics:
-            if metric.initial is not None and metric.candidate < metric.initial:
-                gap = metric.initial - metric.candidate
-                warning = f"{metric.name} is {gap:.4f} below the first stage's own order"
-                console.print(f"[yellow]warning[/yellow]: {warning}", highlight=False)
+        for change in self.compared.changes:
+            if change.part == ALL_LISTS:
+                told = f"{change.name} against {change.against}: {change.bounds}"
+                console.print(f"{_mark(change.complaint)} {told}", highlight=False, soft_wrap=True)
         if self.blessed:
             console.print("[green]blessed[/green]", highlight=False)
         else:
-            reasons = "; ".join(self.complaints)
+            reasons = escape("; ".join(self.complaints))
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
+        console.print(_served(self.served), highlight=False, soft_wrap=True)
         if self.pushed is None:
             console.print("nothing pushed: what is served stays as it is", highlight=False)
         else:
             console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
 
 
-def require_complete(config: PipelineConfig) -> None:
-    """Raises a `PianoError` if a stage of the newest run failed without stopping it.
+def _mark(complaint: str | None) -> str:
+    """Whether something holds, marked up for rich."""
+    return "[red]✗[/red]" if complaint else "[green]✓[/green]"
 
-    TFX's local runner raises when a stage's work fails, but goes on when its inputs cannot be
-    found.
-    """
-    store = _store(config)
-    for execution in store.get_executions_by_context(_newest_run(store).id):
-        if execution.last_known_state not in _DONE:
-            stage = execution.name or f"execution {execution.id}"
-            state = mlmd.Execution.State.Name(execution.last_known_state)
-            raise PianoError(f"stage {stage} ended as {state}; the full log is {config.run_log}")
+
+def _served(verdict: Verdict) -> str:
+    """What the serving gate found, marked up for rich."""
+    if not verdict.passed:
+        return f"[red]not fit to be served[/red]: {escape('; '.join(verdict.reasons))}"
+    return (
+        f"[green]served[/green]: {verdict.requests} golden requests answered over gRPC, "
+        f"p50 {verdict.p50_ms:.1f} ms (at most {verdict.latency_ms:g})"
+    )
 
 
 def read_summary(config: PipelineConfig) -> RunSummary:
     """Reads the newest run of a pipeline from its metadata and artifacts."""
-    store = _store(config)
-    artifacts: dict[str, mlmd.Artifact] = {}
-    for artifact in store.get_artifacts_by_context(_newest_run(store).id):
-        if artifact.state == mlmd.Artifact.LIVE:
-            artifacts[artifact.type] = artifact
-    evaluation = artifacts["ModelEvaluation"].uri
-    pushed = artifacts.get("PushedModel")
-    version = pushed.custom_properties["pushed_version"].string_value if pushed else ""
+    lineage = read_lineage(config)
+    blessing = lineage.outputs["ModelGate", "ModelBlessing"]
+    served = lineage.outputs["ServingGate", "InfraBlessing"]
+    pushed = lineage.outputs["Pusher", "PushedModel"].custom_properties["pushed_version"]
+    version = pushed.string_value
     return RunSummary(
-        metrics=_metrics(evaluation, config),
-        blessed=artifacts["ModelBlessing"].custom_properties["blessed"].int_value == 1,
+        metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
+        compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),
+        blessed=blessing.custom_properties[BLESSED].int_value == 1,
+        served=Verdict.load(Path(served.uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
+        lineage=lineage,
     )
-
-
-def _store(config: PipelineConfig) -> metadata_store.MetadataStore:
-    connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(config.metadata)
-    return metadata_store.MetadataStore(connection)
-
-
-def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
-    return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
 
 
 def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
@@ -172,7 +163,6 @@ def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
                 baseline=baseline.find(SERVED, ndcg_name(label), TOP_K),
                 initial=candidate.value(INITIAL, ndcg_name(label), TOP_K),
                 lower_bound=bound,
-                largest_loss=bounds.largest_loss,
             )
         )
     for output, bound in (
@@ -195,6 +185,8 @@ def _metrics(evaluation: str, config: PipelineConfig) -> tuple[Metric, ...]:
                 f"{title} calibration",
                 candidate=candidate.value(output, "calibration"),
                 baseline=baseline.find(output, "calibration"),
+                lower_bound=1 / bounds.calibration,
+                upper_bound=bounds.calibration,
             )
         )
     return tuple(metrics)

@@ -44,6 +44,15 @@ class Lists:
         """[L] boolean: whether the list has a positive, which is the truth of its list output."""
         return (self.labels[label] & self.mask).any(axis=1)
 
+    def only(self, members: np.ndarray) -> Lists:
+        """Those lists where `members` [L] is True."""
+        arrays = {
+            field.name: getattr(self, field.name)[members]
+            for field in dataclasses.fields(self)
+            if field.name != "labels"
+        }
+        return Lists(labels={name: y[members] for name, y in self.labels.items()}, **arrays)
+
 
 def read_lists(log_dir: Path, split: str) -> Lists:
     """Reads what happened in a split, in the order of the log.

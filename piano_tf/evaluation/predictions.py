@@ -67,6 +67,12 @@ class Predictions:
         except (OSError, EOFError, ValueError, KeyError, AttributeError, BadZipFile) as error:
             raise PianoError(f"{path}: cannot be read as predictions ({error})") from error
 
+    def only(self, members: np.ndarray) -> Predictions:
+        """Of those lists where `members` [L] is True."""
+        return Predictions(
+            **{field.name: getattr(self, field.name)[members] for field in dataclasses.fields(self)}
+        )
+
     @classmethod
     def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
         """Predictions one after the other, padded to the widest.

@@ -53,10 +53,15 @@ def group_auc(labels: np.ndarray, p: np.ndarray, mask: np.ndarray) -> float:
     Returns:
       nan where no list has both classes.
     """
-    group = np.nonzero(mask)[0]
-    found = _auc_by_group(group, len(mask), labels[mask], p[mask], np.ones(len(group)))
+    found = auc_by_list(labels, p, mask)
     both = ~np.isnan(found)
     return float(np.average(found[both], weights=mask.sum(axis=1)[both])) if both.any() else np.nan
+
+
+def auc_by_list(labels: np.ndarray, p: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[L] AUC within each list, nan where a class is missing; arguments as `group_auc`'s."""
+    group = np.nonzero(mask)[0]
+    return _auc_by_group(group, len(mask), labels[mask], p[mask], np.ones(len(group)))
 
 
 def log_loss(y: np.ndarray, p: np.ndarray) -> float:

@@ -96,6 +96,50 @@ def ratio_interval(
     return _bootstrap((above, below), _ratio, seed, resamples, level)
 
 
+def jackknife_interval(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    clusters: np.ndarray,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of sum(numerators) / sum(denominators), clusters drawn as a whole, without chance.
+
+    What a small change of a cluster's weight does to the ratio is, of each of C clusters,
+
+        r_c = sum over its lists of (numerator - value * denominator), / sum(denominators)
+
+    and the interval is value +- t sqrt(C / (C - 1) sum r_c^2), with Student's t of C - 1 degrees:
+    the infinitesimal jackknife, B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans,
+    1982. Few clusters make it wider than `ratio_interval`, which then covers less often than it
+    says; it costs one pass, at any level of coverage.
+
+    Args:
+      numerators: [L]; a list where it is nan is left out.
+      denominators: [L], non-negative.
+      clusters: [L], what is drawn as a whole.
+      level: Coverage, in (0, 1).
+
+    Returns:
+      As `ratio_interval`.
+
+    >>> four = np.array([0.0, 1.0, 0.0, 1.0])
+    >>> value, low, high = jackknife_interval(four, np.ones(4), np.arange(4))
+    >>> bool(np.isclose(high - value, stats.t.ppf(0.975, 3) * four.std(ddof=1) / 2))
+    True
+    """
+    counted = ~np.isnan(numerators)
+    above, below = _sums(clusters[counted], numerators[counted], denominators[counted])
+    size, total = len(above), below.sum()
+    if not total > 0:
+        return Interval(np.nan, np.nan, np.nan)
+    value = float(above.sum() / total)
+    if size < 2:
+        return Interval(value, np.nan, np.nan)
+    spread = np.sqrt(size / (size - 1) * (((above - value * below) / total) ** 2).sum())
+    half = float(stats.t.ppf((1 + level) / 2, size - 1) * spread)
+    return Interval(value, value - half, value + half)
+
+
 def paired(
     a: np.ndarray,
     b: np.ndarray,

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from piano_tf.evaluation import significance
-from piano_tf.evaluation.significance import holm, interval, paired, ratio_interval
+from piano_tf.evaluation.significance import (
+    holm,
+    interval,
+    jackknife_interval,
+    paired,
+    ratio_interval,
+)
 
 NAN = np.nan
 
@@ -38,6 +44,40 @@ def test_of_many_values_the_interval_is_the_normal_one() -> None:
     half = stats.norm.ppf(0.975) * values.std() / np.sqrt(len(values))
     assert mean == values.mean()
     np.testing.assert_allclose([mean - low, high - mean], half, rtol=0.04)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.998])
+def test_the_jackknife_covers_as_often_as_it_says_with_few_clusters(level: float) -> None:
+    """Changes that are mostly none, of users with unlike numbers of lists; within four errors."""
+    rng = np.random.default_rng(0)
+    repeats, users = 1000, 20
+    hits = []
+    for _ in range(repeats):
+        user = np.repeat(np.arange(users), 1 + rng.poisson(2, users))
+        changed = rng.choice([-0.6, -0.4, 0.4, 0.6], len(user)) * (rng.random(len(user)) < 0.35)
+        values = changed + rng.normal(0, 0.05, users)[user]
+        _, low, high = jackknife_interval(values, np.ones(len(user)), user, level)
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / repeats))
+
+
+def test_the_jackknife_is_the_bootstrap_of_many_clusters() -> None:
+    rng = np.random.default_rng(1)
+    user = np.repeat(np.arange(1000), 3)
+    below = rng.integers(1, 9, 3000).astype(float)
+    above = below * (0.2 + rng.normal(0, 0.1, 1000)[user]) + rng.normal(0, 1, 3000)
+    expected = ratio_interval(above, below, 0, clusters=user)
+    found = jackknife_interval(above, below, user)
+    assert found.value == pytest.approx(expected.value)
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def test_the_jackknife_of_lists_that_do_not_count() -> None:
+    values, user = np.array([0.1, NAN, 0.5, 0.9]), np.array(["a", "b", "b", "c"])
+    without = jackknife_interval(values[[0, 2, 3]], np.ones(3), user[[0, 2, 3]])
+    assert jackknife_interval(values, np.ones(4), user) == without
+    assert np.isnan(jackknife_interval(values[:2], np.ones(2), user[:2])).tolist() == [0, 1, 1]
+    assert np.isnan(jackknife_interval(values, np.zeros(4), user)).all()
 
 
 def test_lists_that_do_not_count_are_left_out() -> None:

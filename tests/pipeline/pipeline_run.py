@@ -30,6 +30,7 @@ THRESHOLDS = {
     "click_ndcg": 0.0,
     "conversion_ndcg": 0.0,
     "largest_loss": 0.01,
+    "largest_first_stage_loss": 1.0,
 }
 
 

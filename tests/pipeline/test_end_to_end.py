@@ -33,10 +33,14 @@ STAGES = (
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
+    "last_accepted_data",
+    "DataGate",
     "Transform",
     "Trainer",
     "latest_blessed_model",
     "Evaluator",
+    "ModelGate",
+    "ServingGate",
     "Pusher",
 )
 

@@ -1,0 +1,325 @@
+"""The data gate on spoilt logs: each fault is named, and nothing else is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf import text_format
+from log_statistics import Rows, findings, flip_labels, shuffle_items, spoilt, statistics
+from pipeline_run import piano
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+
+from piano_tf.data import lastfm
+from piano_tf.data.logs import read_spec, split_files
+from piano_tf.features import SPEC_FILE, FeatureSpec
+from piano_tf.simulation.logs import SPEC as SIMULATED
+from tfx_pipeline.configs import DataLimits, Shift
+from tfx_pipeline.gates import identity
+from tfx_pipeline.gates.data import DRIFT, SKEW, DataError, judge
+from tfx_pipeline.gates.findings import Finding
+from tfx_pipeline.gates.shift import click_rate, history_length, item_distance
+from tfx_pipeline.schema import contract_schema, curated_schema, schema_file
+
+
+def named(found: list[Finding]) -> set[tuple[str, str]]:
+    return {(finding.column, finding.where) for finding in found}
+
+
+def test_a_clean_log_keeps_every_rule_alone_and_after_itself(logs: Path) -> None:
+    assert findings(logs, before=logs) == []
+
+
+def test_ids_shuffled_against_their_rows_are_named(logs: Path, tmp_path: Path) -> None:
+    found = findings(spoilt(logs, tmp_path / "log", "validation", shuffle_items))
+    assert ("item_artist", "validation") in named(found)
+    assert {where for _, where in named(found)} == {"validation"}
+    assert all("'item_id'" in finding.rule for finding in found)
+
+
+def test_listeners_shuffled_against_their_rows_are_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        ids = [row["user_id"] for row in rows]
+        for row, other in zip(rows, np.random.default_rng(0).permutation(ids), strict=True):
+            row["user_id"] = str(other)
+
+    found = findings(spoilt(logs, tmp_path / "log", "train", change))
+    assert ("user_country", "train") in named(found)
+    assert {column for column, _ in named(found)} <= {"user_country", "user_language"}
+
+
+def test_items_that_bear_other_ids_than_before_are_named(logs: Path, tmp_path: Path) -> None:
+    """Renamed throughout, ids agree with their features; but other ids are popular now."""
+
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["item_id"] = [f"new-{item}" for item in row["item_id"]]
+
+    found = findings(spoilt(logs, tmp_path / "log", "train", change), before=logs)
+    assert named(found) == {("item_id", SKEW), ("item_id", DRIFT)}
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_flipped_labels_are_named(logs: Path, tmp_path: Path, split: str) -> None:
+    found = named(findings(spoilt(logs, tmp_path / "log", split, flip_labels), before=logs))
+    assert ("click", split) in found
+    assert (("click", SKEW) in found) == (split != "test")
+    assert (("click", DRIFT) in found) == (split == "train")
+    assert {column for column, _ in found} == {"click"}
+
+
+def test_histories_that_are_lost_are_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        for row in rows[10:]:
+            for column in row:
+                if column.startswith("history_"):
+                    row[column] = []
+
+    found = findings(spoilt(logs, tmp_path / "log", "validation", change))
+    assert named(found) == {("history_item_id", SKEW)}
+
+
+def test_one_query_of_all_is_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        for row in rows[::2]:
+            row["query"] = "faze"
+
+    found = findings(spoilt(logs, tmp_path / "log", "validation", change))
+    assert named(found) == {("query", SKEW)}
+    assert "faze" in found[0].value
+
+
+def test_values_outside_the_schema_are_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["item_language"] = [
+                "english" if one == "en" else one for one in row["item_language"]
+            ]
+            row["item_popularity"] = [100 * np.exp(one) for one in row["item_popularity"]]
+            row["history_age"] = [-1.0 for _ in row["history_age"]]
+
+    found = findings(spoilt(logs, tmp_path / "log", "test", change))
+    assert named(found) == {
+        ("item_language", "test"),
+        ("item_popularity", "test"),
+        ("history_age", "test"),
+    }
+    assert any("english" in finding.value for finding in found)
+
+
+def test_a_list_longer_than_the_schema_allows_is_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        for column, values in rows[3].items():
+            if isinstance(values, list) and not column.startswith("history_"):
+                rows[3][column] = values[:1] * 101
+
+    found = findings(spoilt(logs, tmp_path / "log", "train", change))
+    assert {"item_id", "click", "item_artist"} <= {column for column, _ in named(found)}
+    assert {where for _, where in named(found)} == {"train"}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_columns_that_come_or_go_are_named(logs: Path, tmp_path: Path, gone: bool) -> None:
+    """The log and its feature spec agree, so that the contract has nothing against it."""
+    folder = spoilt(logs, tmp_path / "log", "train", lambda rows: None)
+    spec = json.loads((folder / SPEC_FILE).read_text())
+    if gone:
+        del spec["item"]["album"]
+    else:
+        spec["item"]["tempo"] = "float"
+    (folder / SPEC_FILE).write_text(json.dumps(spec))
+    for split in ("train", "validation", "test"):
+        (file,) = split_files(folder, split)
+        table = pq.read_table(file)
+        if gone:
+            table = table.drop(["item_album"])
+        else:
+            tempo = [[1.0] * len(items) for items in table["item_id"].to_pylist()]
+            table = table.append_column("item_tempo", pa.array(tempo, pa.list_(pa.float32())))
+        pq.write_table(table, file)
+    assert {column for column, _ in named(findings(folder))} == {
+        "item_album" if gone else "item_tempo"
+    }
+
+
+def test_the_limits_decide(logs: Path, tmp_path: Path) -> None:
+    folder = spoilt(logs, tmp_path / "log", "validation", flip_labels)
+    anything = DataLimits(highest_click_rate=1.0, skew=Shift(click_rate=1000.0))
+    assert findings(folder, limits=anything) == []
+    nothing = DataLimits(
+        drift=Shift(click_rate=1.0, history_length=1.0, items=0.0), least_identity=1.0
+    )
+    assert findings(logs, before=logs, limits=nothing) == []
+
+
+def test_the_error_names_the_first_finding_and_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    found = [Finding("click", "train", "at most 0.5", "0.93"), Finding("query", "train", "a", "b")]
+    with caplog.at_level(logging.INFO), pytest.raises(DataError) as error:
+        judge(found, "/run/statistics.html")
+    assert str(error.value) == (
+        "2 rules are broken, first column 'click' in train: got 0.93, expected at most 0.5 "
+        "(statistics: /run/statistics.html)"
+    )
+    assert "query   train  a            b" in caplog.messages
+    assert caplog.messages[-1] == "statistics: file:///run/statistics.html"
+    judge([], "/run/statistics.html")
+
+
+# --- measures ---
+
+
+def test_identity_is_agreement_beyond_chance(logs: Path) -> None:
+    """Against the definition, pair by pair."""
+    rows = [
+        pair
+        for row in pq.read_table(split_files(logs, "test")[0]).slice(0, 40).to_pylist()
+        for pair in zip(row["item_id"], row["item_language"], strict=True)
+    ]
+    same = [
+        one[1] == other[1] for one, other in itertools.combinations(rows, 2) if one[0] == other[0]
+    ]
+    shares = np.array(list(Counter(value for _, value in rows).values())) / len(rows)
+    chance = (shares**2).sum()
+    expected = (np.mean(same) - chance) / (1 - chance)
+    assert expected == 1.0  # a track has one language
+    assert identity.identity(logs, "test", "item_id", "item_language") == pytest.approx(expected)
+
+
+def test_identity_of_a_mixed_feature(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    values = {"user_id": ["a", "a", "a", "b", "b"], "user_country": ["x", "x", "y", "y", "y"]}
+    pq.write_table(pa.table(values), tmp_path / "test" / "one.parquet")
+    agreement = (2 * 1 + 2 * 1) / (3 * 2 + 2 * 1)
+    chance = (2 / 5) ** 2 + (3 / 5) ** 2
+    expected = (agreement - chance) / (1 - chance)
+    found = identity.identity(tmp_path, "test", "user_id", "user_country")
+    assert found == pytest.approx(expected)
+    constant = {"user_id": ["a", "a"], "user_country": ["x", "x"]}
+    pq.write_table(pa.table(constant), tmp_path / "test" / "one.parquet")
+    assert identity.identity(tmp_path, "test", "user_id", "user_country") is None
+
+
+def test_what_describes_what() -> None:
+    assert ("item_id", "item_artist") in set(identity.described(SIMULATED))
+    assert ("user_id", "user_country") in set(identity.described(SIMULATED))
+    assert {feature for _, feature in identity.described(lastfm.SPEC)} == {"item_tag"}
+
+
+def test_measures_are_those_of_the_log(logs: Path) -> None:
+    rows = pq.read_table(split_files(logs, "train")[0]).to_pylist()
+    found = statistics(logs, "train")
+    clicks = [click for row in rows for click in row["click"]]
+    assert click_rate(found) == pytest.approx(np.mean(clicks))
+    lengths = [len(row["history_item_id"]) for row in rows]
+    assert 0 in lengths
+    assert history_length(found) == pytest.approx(np.mean(lengths))
+    shares = [
+        Counter(item for row in rows for item in row["item_id"])
+        for rows in (rows, pq.read_table(split_files(logs, "test")[0]).to_pylist())
+    ]
+    expected = sum(
+        abs(shares[0][item] / shares[0].total() - shares[1][item] / shares[1].total()) / 2
+        for item in {*shares[0], *shares[1]}
+    )
+    assert item_distance(found, statistics(logs, "test")) == pytest.approx(expected)
+
+
+def items(total: int, **counts: int) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Statistics of item ids, of which the most frequent are listed."""
+    text = "".join(
+        f'top_values {{ value: "{item}" frequency: {count} }} ' for item, count in counts.items()
+    )
+    text = f"common_stats {{ tot_num_values: {total} }} {text}"
+    return text_format.Parse(
+        f'datasets {{ features {{ path {{ step: "item_id" }} string_stats {{ {text} }} }} }}',
+        statistics_pb2.DatasetFeatureStatisticsList(),
+    )
+
+
+def test_the_distance_of_items_does_not_overstate_what_is_not_listed() -> None:
+    assert item_distance(items(10, a=5, b=5), items(10, c=5, d=5)) == 1.0
+    assert item_distance(items(10, a=5, b=5), items(10, a=10)) == pytest.approx(0.5)
+    # c and d may hold as much of the left side as b does.
+    left, right = items(10, a=5, b=2), items(10, c=5, d=5)
+    assert item_distance(left, right) == pytest.approx(max(0.7, 2 * (0.5 - 0.2)))
+
+
+# --- schemas ---
+
+
+@pytest.mark.parametrize("features", [SIMULATED, lastfm.SPEC], ids=lambda spec: spec.dataset)
+def test_a_curated_schema_is_within_the_contract(features: FeatureSpec) -> None:
+    text = curated_schema(features.dataset).read_text()
+    curated = {one.name: one for one in text_format.Parse(text, schema_pb2.Schema()).feature}
+    contract = {one.name: one for one in contract_schema(features).feature}
+    assert list(curated) == list(contract)
+    for name, loose in contract.items():
+        strict = curated[name]
+        assert strict.type == loose.type, name
+        assert strict.presence.min_fraction >= loose.presence.min_fraction, name
+        assert strict.value_count.min >= loose.value_count.min, name
+        assert strict.value_count.max > 0, f"{name}: without a bound on its length"
+        if loose.HasField("int_domain"):
+            assert strict.int_domain == loose.int_domain, name
+        assert set(strict.string_domain.value) <= set(loose.string_domain.value) or (
+            not loose.string_domain.value
+        ), name
+        assert not strict.HasField("shape"), f"{name}: a shape would make it dense in Transform"
+    assert curated["query"].HasField("skew_comparator")
+    assert curated["item_popularity"].HasField("drift_comparator")
+
+
+def test_any_other_log_is_held_to_the_contract(logs: Path, tmp_path: Path) -> None:
+    folder = spoilt(logs, tmp_path / "log", "train", lambda rows: None)
+    spec = read_spec(folder).model_copy(update={"dataset": "shop"})
+    (folder / SPEC_FILE).write_text(spec.model_dump_json())
+    assert findings(folder) == []
+
+    def change(rows: Rows) -> None:
+        rows[0]["history_age"] = [-2.0 for _ in rows[0]["history_age"]]
+
+    assert named(findings(spoilt(folder, tmp_path / "bad", "validation", change))) == {
+        ("history_age", "validation")
+    }
+
+
+def test_a_schema_that_says_something_else_has_another_name(tmp_path: Path) -> None:
+    """TFX's cache goes by the name."""
+    one = schema_file(FeatureSpec(dataset="shop"), tmp_path)
+    other = schema_file(FeatureSpec(dataset="shop", initial_score=True), tmp_path)
+    assert one != other
+    assert schema_file(FeatureSpec(dataset="shop"), tmp_path) == one
+
+
+# --- for real ---
+
+
+def test_a_poisoned_log_stops_the_run_before_training(logs: Path, tmp_path: Path) -> None:
+    bad = spoilt(logs, tmp_path / "log", "validation", shuffle_items)
+    home = tmp_path / "home"
+    done = piano("pipeline", "--logs", bad, "--home", home)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: DataGate: ")
+    assert len(done.stderr.splitlines()) == 1
+    page = home / "statistics.html"
+    assert f"(statistics: {page})" in done.stderr
+    assert "facets" in page.read_text()
+    # The table, a line per broken rule.
+    (line,) = [one for one in done.stdout.splitlines() if one.strip().startswith("item_artist")]
+    assert "validation" in line
+    assert "the same 'item_id'" in line
+    assert f"statistics: {page.as_uri()}" in done.stdout
+    assert "✓ ExampleValidator" in done.stdout
+    assert "✗ DataGate" in done.stdout
+    for later in ("Transform", "Trainer", "Evaluator", "Pusher"):
+        assert later not in done.stdout
+    assert not (home / "pushed").exists()
+    # What was refused is not what the next run is held to.
+    assert not [path for path in home.glob("artifacts/DataGate/accepted/**/*") if path.is_file()]

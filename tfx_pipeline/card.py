@@ -1,0 +1,259 @@
+"""The model card: what a model was trained on, what it is worth, and what every gate said of it.
+
+One HTML file that needs nothing else, for blessed and refused models alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow.compute as pc
+
+from piano_tf.data.logs import read_columns, read_spec
+from piano_tf.evaluation.tables import Table
+from piano_tf.features import LABELS, SPLITS
+from piano_tf.files import replacing
+from tfx_pipeline.configs import PipelineConfig
+from tfx_pipeline.gates.measures import ALL_LISTS
+from tfx_pipeline.gates.model import Comparison, Estimate, Figure
+from tfx_pipeline.summary import RunSummary
+
+CARD_FILE = "model_card.html"
+_NONE = "-"
+# Of a slice a page shows these, and `comparison.json` beside the blessing everything.
+_OF_SLICES = (
+    *(f"{label} NDCG@10" for label in LABELS),
+    *(f"{label} AUC" for label in LABELS),
+    *(f"{label} calibration" for label in LABELS),
+    "list click AUC",
+    "list click calibration",
+)
+_VERSIONS = ("tensorflow", "tfx")
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("tfx_pipeline", "."),
+    autoescape=jinja2.select_autoescape(["html.jinja"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """What there is of a split.
+
+    Attributes:
+      split: Which.
+      lists: How many.
+      first, last: When the first and the last was shown, in Unix seconds.
+    """
+
+    split: str
+    lists: int
+    first: int
+    last: int
+
+    @classmethod
+    def read(cls, log_dir: Path, split: str) -> Span:
+        """Reads the times of a log's split."""
+        batches = [one["timestamp"] for one in read_columns(log_dir, split, ["timestamp"])]
+        ends = [pc.min_max(times).as_py() for times in batches if len(times)]
+        return cls(
+            split,
+            sum(map(len, batches)),
+            min(end["min"] for end in ends),
+            max(end["max"] for end in ends),
+        )
+
+
+def write_card(config: PipelineConfig, summary: RunSummary) -> Path:
+    """Writes the card of the newest run's model.
+
+    Args:
+      config: Of the run.
+      summary: What came of it.
+
+    Returns:
+      The page, in a folder of the run's own.
+    """
+    folder = config.runs / summary.lineage.run.replace(":", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CARD_FILE) as partial:
+        partial.write_text(html(config, summary), encoding="utf-8")
+    return folder / CARD_FILE
+
+
+def html(config: PipelineConfig, summary: RunSummary) -> str:
+    """The page."""
+    spans = [Span.read(config.logs, split) for split in SPLITS]
+    model = summary.lineage.outputs["Trainer", "Model"].id
+    versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
+    return _TEMPLATES.get_template("card.html.jinja").render(
+        title=f"Model {model} on {read_spec(config.logs).dataset}",
+        facts=f"Run of {summary.lineage.run}; {versions}.",
+        verdicts=list(_verdicts(summary)),
+        complaints=(*summary.complaints, *summary.served.reasons),
+        tables=[
+            _data_table(spans, config.logs),
+            _bounds_table(summary),
+            _changes_table(summary.compared),
+            _figures_table(summary.compared),
+            *_slice_tables(summary.compared),
+            _lineage_table(summary),
+            _limits_table(config),
+        ],
+        config=config.config.model_dump_json(indent=2),
+    )
+
+
+def _verdicts(summary: RunSummary) -> Iterator[str]:
+    """What each gate said, and what came of it."""
+    yield "Data gate: passed; what fails it is never trained on."
+    yield f"Model gate: {'blessed' if summary.blessed else 'not blessed'}."
+    served = summary.served
+    if served.passed:
+        yield (
+            f"Serving gate: {served.requests} golden requests answered over gRPC, p50 "
+            f"{served.p50_ms:.1f} ms (at most {served.latency_ms:g})."
+        )
+    else:
+        yield "Serving gate: not fit to be served."
+    if summary.pushed is not None:
+        yield f"Pushed as version {summary.pushed.name}."
+    elif summary.blessed and served.passed:
+        yield "Not pushed: it is served already."
+    else:
+        yield "Not pushed: what is served stays as it is."
+
+
+def _data_table(spans: Sequence[Span], logs: Path) -> Table:
+    rows = [(one.split, f"{one.lists:,}", _time(one.first), _time(one.last)) for one in spans]
+    return Table("Data", f"The log {logs}.", ("split", "lists", "first", "last"), rows)
+
+
+def _time(seconds: int) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _bounds_table(summary: RunSummary) -> Table:
+    rows = [
+        (
+            metric.name,
+            f"{metric.candidate:.4f}",
+            metric.needs,
+            "missed" if metric.complaint else "reached",
+        )
+        for metric in summary.metrics
+        if metric.needs
+    ]
+    return Table(
+        "Bounds",
+        "What Evaluator holds the model to on the test split. Calibration is mean prediction over "
+        "mean label.",
+        ("metric", "model", "needs", ""),
+        rows,
+    )
+
+
+def _changes_table(compared: Comparison) -> Table:
+    rows = [
+        (
+            change.title,
+            change.against,
+            str(change.lists),
+            f"{change.change:+.4f}",
+            f"{change.low:+.4f} to {change.high:+.4f}",
+            change.margin,
+            f"{change.verdict}{', refused' if change.complaint else ''}",
+        )
+        for change in compared.changes
+    ]
+    return Table(
+        "Changes",
+        "Gains on other orders of the same lists, with intervals over listeners; those of slices "
+        "are wider, for they are many. Lost is what is shown to lose more than it may, undecided "
+        "where noise hides whether it does.",
+        ("figure", "against", "lists", "change", "interval", "may lose", "verdict"),
+        rows,
+    )
+
+
+def _figures_table(compared: Comparison) -> Table:
+    rows = [
+        (
+            one.name,
+            str(one.lists),
+            *(_cell(found) for found in (one.model, one.last, one.change, one.first_stage)),
+        )
+        for one in compared.figures
+        if one.part == ALL_LISTS
+    ]
+    return Table(
+        "Figures",
+        "On the test split, with intervals over listeners.",
+        ("figure", "lists", "model", "last blessed", "change", "first stage"),
+        rows,
+    )
+
+
+def _slice_tables(compared: Comparison) -> Iterator[Table]:
+    parts = dict.fromkeys(one.part for one in compared.figures)
+    figures = {(one.part, one.name): one for one in compared.figures}
+    for name in _OF_SLICES:
+        yield Table(
+            f"{name} by slice",
+            "",
+            ("lists where", "lists", "model", "last blessed", "change"),
+            [_slice_row(part, figures[part, name]) for part in parts],
+        )
+
+
+def _slice_row(part: str, one: Figure) -> tuple[str, ...]:
+    return part, str(one.lists), _cell(one.model), _cell(one.last), _cell(one.change)
+
+
+def _cell(found: Estimate | None) -> str:
+    if found is None or found.value is None:
+        return _NONE
+    if found.low is None or found.high is None:
+        return f"{found.value:.4f}"
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+
+
+def _lineage_table(summary: RunSummary) -> Table:
+    rows = [
+        (stage, kind, str(artifact.id), artifact.uri)
+        for (stage, kind), artifact in summary.lineage.outputs.items()
+    ]
+    if (last := summary.lineage.baseline) is not None:
+        rows.append(("held against", "Model", str(last.id), last.uri))
+    return Table(
+        "Lineage", "Ids of artifacts in ML Metadata.", ("stage", "artifact", "id", "where"), rows
+    )
+
+
+def _limits_table(config: PipelineConfig) -> Table:
+    limits = json.loads(config.thresholds.model_dump_json())
+    return Table("Thresholds", "Of all gates.", ("limit", "value"), list(_flat(limits)))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested mappings by their dotted names.
+
+    >>> list(_flat({"a": {"b": 1}, "c": 2}))
+    [('a.b', '1'), ('c', '2')]
+    """
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)

@@ -1,0 +1,1 @@
+"""What stands between a stage and the next: of data, of models, and of what is served."""

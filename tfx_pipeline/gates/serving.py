@@ -1,0 +1,156 @@
+"""The serving gate: a model is pushed only if the real server process answers with it.
+
+TFX's own InfraValidator does as much with containers. This one needs none, and tells Pusher in the
+same way: by an `InfraBlessing`.
+"""
+
+# Without `from __future__ import annotations`: TFX reads a component's annotations as objects.
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+
+from piano_tf.config import Frozen
+from serving.client import RequestError, RerankClient, RerankError
+from tfx_pipeline.configs import ServingLimits
+from tfx_pipeline.gates.golden import Golden, faults, golden_requests, padding_faults
+
+VERDICT_FILE = "verdict.json"
+BLESSED = "blessed"
+MODEL_ID = "current_model_id"  # as Evaluator says which model a blessing is of
+_COMMAND = (sys.executable, "-c", "from piano_tf.cli import main; main()", "serve", "--port", "0")
+
+
+class Verdict(Frozen):
+    """What came of asking a served model; written beside the blessing.
+
+    Attributes:
+      reasons: What stands against the model; it may be pushed if there are none.
+      requests: How many golden requests were answered.
+      p50_ms: The median latency of a normal request, where one was answered.
+      latency_ms: What it may be.
+    """
+
+    reasons: tuple[str, ...]
+    requests: int = 0
+    p50_ms: float | None = None
+    latency_ms: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+
+class ServerError(Exception):
+    """A server that does not come up; the message is its own last word."""
+
+
+@component
+def ServingGate(
+    model: InputArtifact[standard_artifacts.Model],
+    blessing: OutputArtifact[standard_artifacts.InfraBlessing],
+    logs: Parameter[str],
+    limits: Parameter[str],
+    code: Parameter[str],
+) -> None:
+    """Serves a model in a process of its own and asks golden requests over gRPC.
+
+    Args:
+      model: Trainer's.
+      blessing: For Pusher; `verdict.json` beside it says why.
+      logs: The log whose lists are asked about.
+      limits: JSON of `ServingLimits`.
+      code: Fingerprint of our own source, for the cache.
+    """
+    del code
+    folder = Path(path_utils.serving_model_path(model.uri))
+    chosen = ServingLimits.from_json(limits)
+    verdict = examine(folder, golden_requests(Path(logs), chosen.longest_list), chosen)
+    blessing.set_int_custom_property(BLESSED, int(verdict.passed))
+    blessing.set_int_custom_property(MODEL_ID, model.id)
+    Path(blessing.uri).mkdir(parents=True, exist_ok=True)
+    (Path(blessing.uri) / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2) + "\n")
+
+
+def examine(model: Path, requests: tuple[Golden, ...], limits: ServingLimits) -> Verdict:
+    """Serves a SavedModel and asks; whatever goes wrong is a reason, never an exception.
+
+    Args:
+      model: Folder of a SavedModel.
+      requests: What to ask; the first is the one that is timed.
+      limits: Of time.
+    """
+    try:
+        with _served(model, limits.startup_s) as address:
+            return _asked(address, requests, limits)
+    except (ServerError, RerankError, RequestError) as error:
+        return Verdict(reasons=(str(error),), latency_ms=limits.latency_ms)
+
+
+def _asked(address: str, requests: tuple[Golden, ...], limits: ServingLimits) -> Verdict:
+    lists = [golden.asked for golden in requests]
+    with RerankClient(address, timeout_s=limits.startup_s) as client:
+        alone = [client.rerank(asked) for asked in lists]
+        reasons = [
+            f"{golden.name}: {fault}"
+            for golden, answer in zip(requests, alone, strict=True)
+            for fault in faults(golden.asked, answer)
+        ]
+        reasons += padding_faults(alone, client.rerank_batch(lists))
+        seconds = []
+        for _ in range(limits.timed_requests):
+            began = time.perf_counter()
+            client.rerank(lists[0])
+            seconds.append(time.perf_counter() - began)
+    p50_ms = 1000 * float(np.median(seconds))
+    if p50_ms > limits.latency_ms:
+        reasons.append(f"p50 is {p50_ms:.1f} ms, expected at most {limits.latency_ms:g} ms")
+    return Verdict(
+        reasons=tuple(reasons),
+        requests=len(requests),
+        p50_ms=p50_ms,
+        latency_ms=limits.latency_ms,
+    )
+
+
+@contextlib.contextmanager
+def _served(model: Path, startup_s: float) -> Iterator[str]:
+    """`piano serve` with this model alone, in a process of its own; yields its address."""
+    with tempfile.TemporaryDirectory() as scratch, open(Path(scratch) / "errors", "w+") as errors:
+        versions = Path(scratch) / "versions"
+        versions.mkdir()
+        (versions / "1").symlink_to(model.absolute())
+        process = subprocess.Popen(
+            [*_COMMAND, "--model-dir", str(versions)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        late = threading.Timer(startup_s, process.kill)
+        late.start()
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline().split()  # once the model is loaded
+            late.cancel()
+            if not said:
+                process.wait()
+                errors.seek(0)
+                words = errors.read().strip().splitlines()
+                why = words[-1] if words else f"it was not up within {startup_s:g} s"
+                raise ServerError(f"the server did not start: {why.removeprefix('error: ')}")
+            yield said[-1]
+        finally:
+            late.cancel()
+            process.terminate()
+            process.communicate()

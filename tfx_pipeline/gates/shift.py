@@ -1,0 +1,97 @@
+"""How far two sets of lists differ, read from TFDV's statistics of them.
+
+TFDV's own comparators look at values alone. What is measured here are the lengths of lists, rates,
+and which items are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from piano_tf.features import CLICK
+from tfx_pipeline.configs import Shift
+from tfx_pipeline.gates.findings import Finding
+
+Statistics = statistics_pb2.DatasetFeatureStatisticsList
+_HISTORY = "history_item_id"
+_ITEM = "item_id"
+
+
+def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> Iterator[Finding]:
+    """What differs more between two sets of lists than it may.
+
+    Args:
+      left, right: Their statistics.
+      limits: How much may differ.
+      where: The two sides, in words.
+    """
+    for column, measure, limit, what in (
+        (CLICK, click_rate, limits.click_rate, "click rate"),
+        (_HISTORY, history_length, limits.history_length, "mean length"),
+    ):
+        before, after = measure(left), measure(right)
+        if not _factor(before, after) <= limit:
+            yield Finding(
+                column,
+                where,
+                f"{what} within a factor of {limit:g}",
+                f"{before:.4g} and {after:.4g}",
+            )
+    distance = item_distance(left, right)
+    if not distance <= limits.items:
+        yield Finding(_ITEM, where, f"total variation at most {limits.items:g}", f"{distance:.3f}")
+
+
+def click_rate(statistics: Statistics) -> float:
+    """The share of candidates that were clicked."""
+    return _feature(statistics, CLICK).num_stats.mean
+
+
+def history_length(statistics: Statistics) -> float:
+    """The mean number of history entries, lists without any included."""
+    common = _feature(statistics, _HISTORY).string_stats.common_stats
+    lists = statistics.datasets[0].num_examples
+    return common.tot_num_values / lists if lists else 0.0
+
+
+def item_distance(left: Statistics, right: Statistics) -> float:
+    """Total variation between the shares that items have of what is shown, 0 to 1.
+
+    Statistics list the most frequent values alone. An item that one side does not list is taken to
+    have as large a share there as the least that is listed, or as the other side's if that is less:
+    the distance is never overstated.
+    """
+    before, after = _shares(left), _shares(right)
+    lost = _mass_lost(before, after)
+    return max(lost, _mass_lost(after, before))
+
+
+def _mass_lost(left: Mapping[str, float], right: Mapping[str, float]) -> float:
+    complete = sum(right.values()) > 1 - 1e-9
+    unlisted = 0.0 if complete else min(right.values(), default=0.0)
+    return sum(max(0.0, share - right.get(item, unlisted)) for item, share in left.items())
+
+
+def _shares(statistics: Statistics) -> dict[str, float]:
+    strings = _feature(statistics, _ITEM).string_stats
+    total = strings.common_stats.tot_num_values
+    return {one.value: one.frequency / total for one in strings.top_values} if total else {}
+
+
+def _factor(before: float, after: float) -> float:
+    """By what the larger exceeds the smaller; NaN where a rate is none."""
+    if before == after:
+        return 1.0
+    small, large = sorted((before, after))
+    return large / small if small > 0 else math.inf
+
+
+def _feature(statistics: Statistics, column: str) -> statistics_pb2.FeatureNameStatistics:
+    """A column's statistics, empty ones where it has no value at all."""
+    for feature in statistics.datasets[0].features:
+        if list(feature.path.step) == [column]:
+            return feature
+    return statistics_pb2.FeatureNameStatistics()

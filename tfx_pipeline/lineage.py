@@ -1,0 +1,79 @@
+"""What ML Metadata knows of the newest run: which stage made what."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from piano_tf.errors import PianoError
+from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
+
+_DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """What a run made, or took from an earlier one whose inputs were the same.
+
+    Attributes:
+      run: When it began, by which TFX calls it.
+      outputs: (stage, type) -> artifact, in the order in which they came to be.
+      baseline: The model that the new one was held against, if there was one.
+    """
+
+    run: str
+    outputs: dict[tuple[str, str], mlmd.Artifact]
+    baseline: mlmd.Artifact | None
+
+
+def require_complete(config: PipelineConfig) -> None:
+    """Raises a `PianoError` if a stage of the newest run failed without stopping it.
+
+    TFX's local runner raises when a stage's work fails, but goes on when its inputs cannot be
+    found.
+    """
+    store = _store(config)
+    for execution in store.get_executions_by_context(_newest_run(store).id):
+        if execution.last_known_state not in _DONE:
+            state = mlmd.Execution.State.Name(execution.last_known_state)
+            stage = _stage(store, execution)
+            raise PianoError(f"{stage}: ended as {state} (the full log is {config.run_log})")
+
+
+def read_lineage(config: PipelineConfig) -> Lineage:
+    """Of the newest run."""
+    store = _store(config)
+    run = _newest_run(store)
+    outputs: dict[tuple[str, str], mlmd.Artifact] = {}
+    baseline = None
+    for execution in sorted(store.get_executions_by_context(run.id), key=lambda one: one.id):
+        stage = _stage(store, execution)
+        events = store.get_events_by_execution_ids([execution.id])
+        for artifact in store.get_artifacts_by_id([event.artifact_id for event in events]):
+            (event,) = (one for one in events if one.artifact_id == artifact.id)
+            if event.type == mlmd.Event.OUTPUT:
+                outputs[stage, artifact.type] = artifact
+            elif event.type == mlmd.Event.INTERNAL_OUTPUT and artifact.type == "Model":
+                baseline = artifact  # of a resolver, which makes nothing
+    return Lineage(run.name, outputs, baseline)
+
+
+def _store(config: PipelineConfig) -> metadata_store.MetadataStore:
+    connection = mlmd.ConnectionConfig()
+    connection.sqlite.filename_uri = str(config.metadata)
+    return metadata_store.MetadataStore(connection)
+
+
+def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
+    return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
+
+
+def _stage(store: metadata_store.MetadataStore, execution: mlmd.Execution) -> str:
+    (name,) = (
+        context.name
+        for context in store.get_contexts_by_execution(execution.id)
+        if context.type == "node"
+    )
+    return name.removeprefix(f"{PIPELINE_NAME}.")

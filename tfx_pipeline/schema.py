@@ -1,0 +1,80 @@
+"""What a log is held to beyond its columns and types, as TensorFlow Metadata's schema.
+
+A dataset that has a file in `schemas/` is held to that, written by hand. Any other is held to what
+its feature spec and the contract of `piano_tf.features` say. Nothing is inferred from the data: a
+schema that was would take whatever happens to be there, a poisoned log's too, for the rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from piano_tf.features import ACTIONS, LABELS, Axis, Column, FeatureSpec
+from piano_tf.files import replacing
+
+_CURATED = Path(__file__).parent / "schemas"
+_TYPES = {"string": schema_pb2.BYTES, "float": schema_pb2.FLOAT, "int64": schema_pb2.INT}
+# The largest difference in the share of one query; small splits differ by some hundredths.
+_QUERY_SHIFT = 0.2
+
+
+def curated_schema(dataset: str) -> Path:
+    """The file of a dataset's own schema, which need not be there."""
+    return _CURATED / f"{dataset}.pbtxt"
+
+
+def contract_schema(features: FeatureSpec) -> schema_pb2.Schema:
+    """The schema of every log with these features.
+
+    >>> [click] = [one for one in contract_schema(FeatureSpec(dataset="shop")).feature
+    ...            if one.name == "click"]
+    >>> click.int_domain.min, click.int_domain.max, click.value_count.min
+    (0, 1, 1)
+    """
+    return schema_pb2.Schema(feature=[_feature(column) for column in features.columns()])
+
+
+def _feature(column: Column) -> schema_pb2.Feature:
+    feature = schema_pb2.Feature(name=column.name, type=_TYPES[column.type])
+    feature.value_count.min = 1
+    if column.axis is Axis.LIST:
+        feature.value_count.max = 1
+    # TFX's ParquetExecutor leaves out what is "", 0 or an empty list; these cannot be any of it.
+    if column.axis is Axis.ITEM or column.name == "list_id":
+        feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
+    if column.name in LABELS:
+        feature.int_domain.CopyFrom(schema_pb2.IntDomain(min=0, max=1))
+    if column.name == "history_action":
+        feature.string_domain.value.extend(ACTIONS)
+    if column.name == "history_age":
+        feature.float_domain.CopyFrom(schema_pb2.FloatDomain(min=0.0))
+    if column.name == "query":
+        for comparator in (feature.skew_comparator, feature.drift_comparator):
+            comparator.infinity_norm.threshold = _QUERY_SHIFT
+    return feature
+
+
+def schema_file(features: FeatureSpec, folder: Path) -> Path:
+    """Writes the schema that a log is held to; its name changes with what it says.
+
+    TFX's cache knows a schema by the name of its file alone.
+
+    Args:
+      features: The log's columns.
+      folder: Where to write.
+    """
+    curated = curated_schema(features.dataset)
+    if curated.exists():
+        text = curated.read_text(encoding="utf-8")
+    else:
+        text = text_format.MessageToString(contract_schema(features))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = folder / f"{features.dataset}-{digest}.pbtxt"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
