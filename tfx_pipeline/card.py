@@ -93,16 +93,16 @@ def write_card(config: PipelineConfig, summary: RunSummary) -> Path:
 
 def html(config: PipelineConfig, summary: RunSummary) -> str:
     """The page."""
-    spans = [Span.read(config.logs, split) for split in SPLITS]
+    spans = [Span.read(config.log, split) for split in SPLITS]
     model = summary.lineage.outputs["Trainer", "Model"].id
     versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
     return _TEMPLATES.get_template("card.html.jinja").render(
-        title=f"Model {model} on {read_spec(config.logs).dataset}",
+        title=f"Model {model} on {read_spec(config.log).dataset}",
         facts=f"Run of {summary.lineage.run}; {versions}.",
         verdicts=list(_verdicts(summary)),
         complaints=(*summary.complaints, *summary.served.reasons),
         tables=[
-            _data_table(spans, config.logs),
+            _data_table(spans, config.log),
             _bounds_table(summary),
             _changes_table(summary.compared),
             _figures_table(summary.compared),

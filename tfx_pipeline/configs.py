@@ -5,6 +5,7 @@ TFX runs the pipeline file without arguments, so that the environment is the one
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 import pydantic
 
 from piano_tf.config import Config, Frozen
+from piano_tf.data.days import days_in
 from piano_tf.errors import ConfigError
 
 PIPELINE_NAME = "piano"
@@ -22,6 +24,11 @@ _CONFIG = "PIANO_CONFIG"
 _THRESHOLDS = "PIANO_THRESHOLDS"
 _BEAM_ARGS = "PIANO_BEAM_ARGS"
 _CACHE = "PIANO_CACHE"
+_DAY = "PIANO_DAY"
+_WINDOW = "PIANO_WINDOW"
+_WARM_START = "PIANO_WARM_START"
+
+_WINDOW_DAYS = 7
 
 
 class Shift(Frozen):
@@ -113,8 +120,12 @@ class PipelineConfig(Frozen):
     """A pipeline run.
 
     Attributes:
-      logs: A log written by `piano logs`.
+      logs: A log written by `piano logs`, or a folder of days written by `piano logs days`.
       home: Folder of everything the pipeline writes.
+      day: Which of the days; None where `logs` is one log.
+      window: How many days a model is trained on, this one included: of those before it, what
+        passed the data gate.
+      warm_start: Whether training goes on from the last model that was blessed, if it can.
       config: Encoding, model, loss and training.
       thresholds: What data must keep, and a model reach.
       beam_args: Options of the Beam runner.
@@ -123,6 +134,9 @@ class PipelineConfig(Frozen):
 
     logs: Path
     home: Path
+    day: dt.date | None = None
+    window: int = pydantic.Field(default=_WINDOW_DAYS, ge=1)
+    warm_start: bool = True
     config: Config = Config()
     thresholds: Thresholds = Thresholds()
     # One process was the fastest setting tried on two cores.
@@ -131,6 +145,11 @@ class PipelineConfig(Frozen):
         "--direct_num_workers=1",
     )
     cache: bool = True
+
+    @property
+    def log(self) -> Path:
+        """The log of this run: all of `logs`, or its day."""
+        return self.logs if self.day is None else self.logs / self.day.isoformat()
 
     @property
     def artifacts(self) -> Path:
@@ -172,7 +191,8 @@ class PipelineConfig(Frozen):
         """Reads `PIANO_LOGS`, `PIANO_HOME`, and, where set, the rest.
 
         `PIANO_CONFIG` and `PIANO_THRESHOLDS` are paths of JSON files, `PIANO_BEAM_ARGS` options
-        separated by spaces, `PIANO_CACHE` 1 or 0.
+        separated by spaces, `PIANO_CACHE` and `PIANO_WARM_START` 1 or 0, `PIANO_WINDOW` a number of
+        days, and `PIANO_DAY` one of the days of a folder of days, the newest unless set.
 
         Raises:
           ConfigError: A variable is missing or wrong.
@@ -190,12 +210,33 @@ class PipelineConfig(Frozen):
             chosen["thresholds"] = Thresholds.load(environment[_THRESHOLDS])
         if environment.get(_BEAM_ARGS):
             chosen["beam_args"] = tuple(environment[_BEAM_ARGS].split())
-        if environment.get(_CACHE):
-            if environment[_CACHE] not in ("0", "1"):
-                got = environment[_CACHE]
-                raise ConfigError(f"environment variable {_CACHE}: got {got!r}, expected 1 or 0")
-            chosen["cache"] = environment[_CACHE] == "1"
+        for name, key in ((_CACHE, "cache"), (_WARM_START, "warm_start")):
+            if environment.get(name):
+                if environment[name] not in ("0", "1"):
+                    raise _wrong(name, environment[name], "1 or 0")
+                chosen[key] = environment[name] == "1"
+        if window := environment.get(_WINDOW):
+            if not window.isdecimal() or int(window) < 1:
+                raise _wrong(_WINDOW, window, "a number of days, at least 1")
+            chosen["window"] = int(window)
+        chosen["day"] = _day_of(chosen["logs"], environment.get(_DAY))
         return cls(**chosen)
+
+
+def _wrong(name: str, got: str, expected: str) -> ConfigError:
+    return ConfigError(f"environment variable {name}: got {got!r}, expected {expected}")
+
+
+def _day_of(logs: Path, asked: str | None) -> dt.date | None:
+    """The day that is asked for, the newest where none is; None where there are no days."""
+    days = days_in(logs)
+    if not asked:
+        return days[-1] if days else None
+    if not days:
+        raise ConfigError(f"day {asked}: {logs} is no folder of days (`piano logs days` makes one)")
+    if asked not in map(str, days):
+        raise ConfigError(f"day {asked}: {logs} has no such day, only {days[0]} to {days[-1]}")
+    return dt.date.fromisoformat(asked)
 
 
 def environment(
@@ -205,6 +246,9 @@ def environment(
     config: Path | None = None,
     thresholds: Path | None = None,
     cache: bool = True,
+    day: dt.date | None = None,
+    window: int = _WINDOW_DAYS,
+    warm_start: bool = True,
 ) -> dict[str, str]:
     """The variables that `PipelineConfig.from_environment` reads.
 
@@ -214,6 +258,7 @@ def environment(
       config: JSON file of a `piano_tf.Config`.
       thresholds: JSON file of `Thresholds`.
       cache: Whether unchanged stages are taken from an earlier run.
+      day, window, warm_start: As in `PipelineConfig`.
 
     >>> names = environment(logs=Path("logs"), home=Path("run"))
     >>> PipelineConfig.from_environment(names).pushed == Path("run").absolute() / "pushed"
@@ -221,4 +266,7 @@ def environment(
     """
     paths = {_LOGS: logs, _HOME: home, _CONFIG: config, _THRESHOLDS: thresholds}
     variables = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
-    return {**variables, _CACHE: "1" if cache else "0"}
+    if day is not None:
+        variables[_DAY] = day.isoformat()
+    flags = {_CACHE: cache, _WARM_START: warm_start}
+    return {**variables, _WINDOW: str(window), **{name: str(int(on)) for name, on in flags.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tfx.proto import example_gen_pb2
 import piano_tf
 import tfx_pipeline
 from piano_tf.data.logs import read_spec
-from piano_tf.features import SPLITS
+from piano_tf.features import SPLITS, FeatureSpec
 from tfx_pipeline import evaluator, trainer
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
 from tfx_pipeline.gates.data import DataGate
@@ -23,11 +24,12 @@ from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
 from tfx_pipeline.pushing import OncePusher
-from tfx_pipeline.resolvers import LatestIfAny, LatestPushableModel
+from tfx_pipeline.resolvers import LastAccepted, LastPushableModel, Window
 from tfx_pipeline.schema import schema_file
 from tfx_pipeline.transform import EncodingSpec
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
+_EXAMPLE_GEN = "ExampleGen"
 _DATA_GATE = "DataGate"
 _MODEL_GATE = "ModelGate"
 # Values of a column that statistics list with their counts: the gate compares items by these.
@@ -36,23 +38,28 @@ _TOP_VALUES = 1000
 
 def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, gates, Pusher."""
-    features = read_spec(config.logs)
+    features = read_spec(config.log)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
     code = {"code": _code_fingerprint()}
+    settings = _settings_fingerprint(config, features, code["code"])
     # ExampleGen's own fingerprint sees the Parquet files alone, and not what they are held to.
     contract = any_pb2.Any()
     contract.Pack(wrappers_pb2.StringValue(value=features.model_dump_json() + code["code"]))
 
+    # TFX finds the day's folder by itself, and marks the examples with the day.
+    day = "" if config.day is None else "{YYYY}-{MM}-{DD}/"
     example_gen = FileBasedExampleGen(
         input_base=str(config.logs),
         input_config=tfx.proto.Input(
             splits=[
-                tfx.proto.Input.Split(name=split, pattern=f"{split}/*.parquet") for split in SPLITS
+                tfx.proto.Input.Split(name=split, pattern=f"{day}{split}/*.parquet")
+                for split in SPLITS
             ]
         ),
+        range_config=None if config.day is None else _only(config.day),
         custom_config=example_gen_pb2.CustomConfig(custom_config=contract),
         custom_executor_spec=executor_spec.BeamExecutorSpec(CheckedParquetExecutor),
-    ).with_id("ExampleGen")
+    ).with_id(_EXAMPLE_GEN)
     examples = example_gen.outputs["examples"]
     statistics_gen = tfx.components.StatisticsGen(
         examples=examples, stats_options=tfdv.StatsOptions(num_top_values=_TOP_VALUES)
@@ -64,41 +71,47 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     schema = schema_gen.outputs["schema"]
     example_validator = tfx.components.ExampleValidator(statistics=statistics, schema=schema)
     last_accepted = tfx.dsl.Resolver(
-        strategy_class=LatestIfAny,
+        strategy_class=LastAccepted,
+        examples=examples,
         accepted=tfx.dsl.Channel(
             type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
         ),
     ).with_id("last_accepted_data")
     data_gate = DataGate(
+        examples=examples,
         statistics=statistics,
         schema=schema,
         anomalies=example_validator.outputs["anomalies"],
         baseline=last_accepted.outputs["accepted"],
-        logs=str(config.logs),
+        logs=str(config.log),
         limits=config.thresholds.data.model_dump_json(),
         page=str(config.statistics_page),
     ).with_id(_DATA_GATE)
+    window = tfx.dsl.Resolver(
+        strategy_class=Window,
+        config={"days": config.window},
+        now=examples,
+        examples=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.Examples, producer_component_id=_EXAMPLE_GEN
+        ),
+        accepted=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
+        ),
+    ).with_id("window")
     transform = tfx.components.Transform(
-        examples=examples,
+        examples=window.outputs["examples"],
         schema=schema,
         preprocessing_fn="tfx_pipeline.transform.preprocessing_fn",
-        splits_config=tfx.proto.SplitsConfig(analyze=[_TRAIN], transform=[_TRAIN, _VALIDATION]),
+        splits_config=tfx.proto.SplitsConfig(analyze=[_TRAIN], transform=trainer.splits(config)),
         custom_config={**encoding.custom_config(), **code},
         # A cache of analyses pays where the next run shares most of its data; here it only costs.
         disable_analyzer_cache=True,
     )
     transform.add_upstream_node(data_gate)
-    model_trainer = tfx.components.Trainer(
-        run_fn="tfx_pipeline.trainer.run_fn",
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        schema=schema,
-        train_args=tfx.proto.TrainArgs(splits=[_TRAIN]),
-        eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
-        custom_config={**trainer.custom_config(config.config, features), **code},
-    )
     resolver = tfx.dsl.Resolver(
-        strategy_class=LatestPushableModel,
+        strategy_class=LastPushableModel,
+        config={"settings": settings},
+        examples=examples,
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
         # Evaluator's blessings are of the same type, and not the last word.
         model_blessing=tfx.dsl.Channel(
@@ -106,6 +119,16 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         ),
         infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
     ).with_id("latest_blessed_model")
+    model_trainer = tfx.components.Trainer(
+        run_fn="tfx_pipeline.trainer.run_fn",
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema,
+        base_model=resolver.outputs["model"] if config.warm_start else None,
+        train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
+        eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
+        custom_config={**trainer.custom_config(config.config, features), **code},
+    )
     model_evaluator = tfx.components.Evaluator(
         examples=examples,
         model=model_trainer.outputs["model"],
@@ -119,14 +142,16 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         model=model_trainer.outputs["model"],
         baseline=resolver.outputs["model"],
         evaluated=model_evaluator.outputs["blessing"],
-        logs=str(config.logs),
+        logs=str(config.log),
         limits=config.thresholds.model_dump_json(),
         **code,
     ).with_id(_MODEL_GATE)
     serving_gate = ServingGate(
         model=model_trainer.outputs["model"],
-        logs=str(config.logs),
+        examples=examples,
+        logs=str(config.log),
         limits=config.thresholds.serving.model_dump_json(),
+        settings=settings,
         **code,
     ).with_id("ServingGate")
     serving_gate.add_upstream_node(model_gate)
@@ -149,9 +174,10 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
             example_validator,
             last_accepted,
             data_gate,
+            window,
             transform,
-            model_trainer,
             resolver,
+            model_trainer,
             model_evaluator,
             model_gate,
             serving_gate,
@@ -163,6 +189,20 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         ),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _only(day: dt.date) -> tfx.proto.RangeConfig:
+    """The one day to read, as a number of days since 1970."""
+    span = (day - dt.date(1970, 1, 1)).days
+    static = tfx.proto.StaticRange(start_span_number=span, end_span_number=span)
+    return tfx.proto.RangeConfig(static_range=static)
+
+
+def _settings_fingerprint(config: PipelineConfig, features: FeatureSpec, code: str) -> str:
+    """Of all that a model is made by, but for the examples."""
+    chosen = (config.config.model_dump_json(), features.model_dump_json(), code)
+    how = (config.window, config.warm_start)
+    return hashlib.sha256(repr((chosen, how)).encode()).hexdigest()[:16]
 
 
 def _code_fingerprint() -> str:

@@ -1,43 +1,107 @@
-"""What a run takes from earlier ones."""
+"""What a run takes from earlier ones. A first run takes nothing, and needs no other pipeline.
+
+Each knows the examples of this run. What comes of the same examples is never taken, so that a run
+that was killed, and is started again, finds what it found before, and repeats no finished stage.
+Neither is what comes of a later day, so that a run of an earlier day knows nothing of the future.
+"""
 
 from __future__ import annotations
 
 import ml_metadata
 from tfx import types
-from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestArtifactStrategy
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
-    LatestBlessedModelStrategy,
-)
+from tfx.dsl.components.common.resolver import ResolverStrategy
 
 from tfx_pipeline.gates.serving import BLESSED, MODEL_ID
+from tfx_pipeline.ingestion import CONTRACT
+from tfx_pipeline.origin import examples_of, is_of_others, settings_of, span_of
+
+Artifacts = dict[str, list[types.Artifact]]
 
 
-class LatestIfAny(LatestArtifactStrategy):
-    """The latest artifact of each channel; none, and no failure, where there is none yet."""
+class LastAccepted(ResolverStrategy):
+    """The statistics of the data that was accepted last; none where there are none yet.
 
-    def resolve_artifacts(
-        self, store: ml_metadata.MetadataStore, input_dict: dict[str, list[types.Artifact]]
-    ) -> dict[str, list[types.Artifact]]:
-        return self._resolve(input_dict)
-
-
-class LatestPushableModel(LatestBlessedModelStrategy):
-    """The latest model that was both blessed and fit to be served, if there is one.
-
-    TFX's own strategy knows of `ModelBlessing` alone: it would hold the next model to one that was
-    never pushed.
+    Inputs: `examples` of this run, `accepted` statistics of DataGate.
     """
 
     def resolve_artifacts(
-        self, store: ml_metadata.MetadataStore, input_dict: dict[str, list[types.Artifact]]
-    ) -> dict[str, list[types.Artifact]]:
-        served = {
-            blessing.get_int_custom_property(MODEL_ID)
-            for blessing in input_dict["infra_blessing"]
-            if blessing.get_int_custom_property(BLESSED) == 1
+        self, store: ml_metadata.MetadataStore, input_dict: Artifacts
+    ) -> Artifacts:
+        del store
+        (now,) = input_dict["examples"]
+        before = [one for one in input_dict["accepted"] if is_of_others(one, now)]
+        before.sort(key=lambda one: (span_of(one), one.id))
+        return {"examples": [], "accepted": before[-1:]}
+
+
+class Window(ResolverStrategy):
+    """The examples of this run, and before them those of the days before it, in order.
+
+    Of a day that was read more than once, the newest that passed the data gate; a day that did not
+    pass, or has other columns, is left out.
+
+    Inputs: `now`, examples of this run; `examples` of all runs; `accepted` statistics.
+
+    Args:
+      days: How many, this run's included.
+    """
+
+    def __init__(self, days: int) -> None:
+        self._days = days
+
+    def resolve_artifacts(
+        self, store: ml_metadata.MetadataStore, input_dict: Artifacts
+    ) -> Artifacts:
+        del store
+        (now,) = input_dict["now"]
+        accepted = {examples_of(one) for one in input_dict["accepted"]}
+        by_span = {
+            span_of(one): one
+            for one in sorted(input_dict["examples"], key=lambda one: one.id)
+            if one.id in accepted
+            and one.get_string_custom_property(CONTRACT) == now.get_string_custom_property(CONTRACT)
+            and span_of(now) - self._days < span_of(one) < span_of(now)
         }
+        window = [by_span[span] for span in sorted(by_span)]
+        return {"now": [], "accepted": [], "examples": [*window, now]}
+
+
+class LastPushableModel(ResolverStrategy):
+    """The last model that was both blessed and fit to be served; none where there is none yet.
+
+    TFX's own strategy knows of `ModelBlessing` alone: it would hold the next model to one that was
+    never pushed. A model of this run's examples counts only if it was made otherwise.
+
+    Inputs: `examples` of this run, `model`, `model_blessing`, `infra_blessing` of ServingGate.
+
+    Args:
+      settings: Digest of all that this run makes a model by.
+    """
+
+    def __init__(self, settings: str) -> None:
+        self._settings = settings
+
+    def resolve_artifacts(
+        self, store: ml_metadata.MetadataStore, input_dict: Artifacts
+    ) -> Artifacts:
+        del store
+        (now,) = input_dict["examples"]
+        blessed = {_model_of(one) for one in input_dict["model_blessing"] if _says_yes(one)}
         fit = {
-            "model": [model for model in input_dict["model"] if model.id in served],
-            "model_blessing": input_dict["model_blessing"],
+            _model_of(one)
+            for one in input_dict["infra_blessing"]
+            if _says_yes(one)
+            and span_of(one) <= span_of(now)
+            and (is_of_others(one, now) or settings_of(one) != self._settings)
         }
-        return {**super().resolve_artifacts(store, fit), "infra_blessing": []}
+        models = [one for one in input_dict["model"] if one.id in blessed & fit]
+        models.sort(key=lambda one: one.id)
+        return {**dict.fromkeys(input_dict, []), "model": models[-1:]}
+
+
+def _says_yes(blessing: types.Artifact) -> bool:
+    return blessing.get_int_custom_property(BLESSED) == 1
+
+
+def _model_of(blessing: types.Artifact) -> int:
+    return blessing.get_int_custom_property(MODEL_ID)

@@ -25,6 +25,11 @@ def custom_config(config: Config, features: FeatureSpec) -> dict[str, str]:
     return {_CONFIG: config.model_dump_json(), _FEATURES: features.model_dump_json()}
 
 
+def splits(config: PipelineConfig) -> list[str]:
+    """The splits that are trained on, though of the newest day only the first."""
+    return [SPLITS[0]] if config.day is None else [*SPLITS]
+
+
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains with early stopping on validation, logs to TensorBoard, and writes the SavedModel."""
     config = Config.from_json(fn_args.custom_config[_CONFIG])
@@ -35,15 +40,17 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     tf.keras.utils.set_random_seed(config.training.seed)  # shuffling depends on it too
     inputs = input_spec(output, spec)
     size = config.training.batch_size
+    train_files, validation_files = _files(fn_args.train_files, fn_args.eval_files)
     train = encoded_dataset(
-        fn_args.train_files, output, spec, batch_size=size, shuffle_seed=config.training.seed
+        train_files, output, spec, batch_size=size, shuffle_seed=config.training.seed
     )
-    validation = encoded_dataset(fn_args.eval_files, output, spec, batch_size=size)
+    validation = encoded_dataset(validation_files, output, spec, batch_size=size)
     fitted = fit(
         train,
         validation,
         inputs,
         config,
+        start=_start(fn_args.base_model, output, inputs, config),
         callbacks=[
             tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
             tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
@@ -54,6 +61,40 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     module = ServingModule(fitted.model, TransformEncoder(output, spec), features, fitted.score)
     card = ModelCard(inputs=inputs, config=config, score=fitted.score)
     export_model(module, card, Path(fn_args.serving_model_dir))
+
+
+def _files(train: list[str], validation: list[str]) -> tuple[list[str], list[str]]:
+    """What to train on, and what to stop by.
+
+    That is all of the earlier days, and of the newest, the last, only the split that is for it.
+
+    Args:
+      train: Of each of `splits`, the days' files.
+      validation: The days' files.
+    """
+    days = len(validation)
+    return [
+        *(one for place, one in enumerate(train) if (place + 1) % days),
+        train[days - 1],
+    ], validation[-1:]
+
+
+def _start(
+    base_model: str | None, output: tft.TFTransformOutput, inputs: InputSpec, config: Config
+) -> Start | None:
+    """Where training starts from, if that is no fresh model."""
+    if base_model is None:
+        NEWS.info("from scratch: there is no earlier model, or none is wanted")
+        return None
+    earlier = Earlier.load(Path(base_model))
+    if (obstacle := earlier.obstacle(inputs, config.model)) is not None:
+        NEWS.info("from scratch: %s cannot be started from, as %s", base_model, obstacle)
+        return None
+    learnt = learnt_vocabularies(inputs.features, inputs.encoding)
+    start = Start(earlier, {name: output.vocabulary_by_name(name) for name in learnt})
+    new = ", ".join(f"{count:,} of {name}" for name, count in start.new_ids().items() if count)
+    NEWS.info("a warm start from %s (new ids: %s)", base_model, new or "none")
+    return start
 
 
 def _tell(epoch: int, logs: Mapping[str, float]) -> None:

@@ -86,6 +86,15 @@ def write_days(
     return summaries
 
 
+def days_in(folder: Path) -> list[dt.date]:
+    """The days of a folder that `write_days` filled, in order; none where it is something else."""
+    found = []
+    for path in Path(folder).glob("????-??-??"):
+        with contextlib.suppress(ValueError):
+            found.append(dt.date.fromisoformat(path.name))
+    return sorted(found)
+
+
 def _require_same_columns(output: Path, log_dir: Path) -> None:
     there = output / SPEC_FILE
     if there.exists() and read_spec(output) != read_spec(log_dir):

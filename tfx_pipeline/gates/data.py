@@ -23,6 +23,7 @@ from tfx_pipeline.configs import DataLimits
 from tfx_pipeline.gates import identity
 from tfx_pipeline.gates.findings import Finding, table
 from tfx_pipeline.gates.shift import Statistics, click_rate, shifts
+from tfx_pipeline.origin import stamp
 from tfx_pipeline.progress import NEWS
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
@@ -44,6 +45,7 @@ def DataGate(
     schema: InputArtifact[standard_artifacts.Schema],
     anomalies: InputArtifact[standard_artifacts.ExampleAnomalies],
     accepted: OutputArtifact[standard_artifacts.ExampleStatistics],
+    examples: InputArtifact[standard_artifacts.Examples],
     logs: Parameter[str],
     limits: Parameter[str],
     page: Parameter[str],
@@ -56,6 +58,7 @@ def DataGate(
       schema: With TFDV's comparators for skew and drift.
       anomalies: ExampleValidator's, which by itself stops nothing.
       accepted: The statistics, once more, of data that passed: what the next run is held to.
+      examples: Of which they are.
       logs: The log's folder.
       limits: JSON of `DataLimits`.
       page: File to write TFDV's page of statistics to.
@@ -78,6 +81,7 @@ def DataGate(
     )
     judge(findings, page)
     accepted.split_names = statistics.split_names
+    stamp(accepted, examples)
     io_utils.copy_dir(statistics.uri, accepted.uri)
 
 

@@ -25,6 +25,7 @@ from piano_tf.config import Frozen
 from serving.client import RequestError, RerankClient, RerankError
 from tfx_pipeline.configs import ServingLimits
 from tfx_pipeline.gates.golden import Golden, faults, golden_requests, padding_faults
+from tfx_pipeline.origin import stamp
 
 VERDICT_FILE = "verdict.json"
 BLESSED = "blessed"
@@ -59,18 +60,22 @@ class ServerError(Exception):
 @component
 def ServingGate(
     model: InputArtifact[standard_artifacts.Model],
+    examples: InputArtifact[standard_artifacts.Examples],
     blessing: OutputArtifact[standard_artifacts.InfraBlessing],
     logs: Parameter[str],
     limits: Parameter[str],
+    settings: Parameter[str],
     code: Parameter[str],
 ) -> None:
     """Serves a model in a process of its own and asks golden requests over gRPC.
 
     Args:
       model: Trainer's.
+      examples: Those of the run's day that it was trained on.
       blessing: For Pusher; `verdict.json` beside it says why.
       logs: The log whose lists are asked about.
       limits: JSON of `ServingLimits`.
+      settings: Digest of all that the model was made by.
       code: Fingerprint of our own source, for the cache.
     """
     del code
@@ -79,6 +84,7 @@ def ServingGate(
     verdict = examine(folder, golden_requests(Path(logs), chosen.longest_list), chosen)
     blessing.set_int_custom_property(BLESSED, int(verdict.passed))
     blessing.set_int_custom_property(MODEL_ID, model.id)
+    stamp(blessing, examples, settings)
     Path(blessing.uri).mkdir(parents=True, exist_ok=True)
     (Path(blessing.uri) / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2) + "\n")
 
