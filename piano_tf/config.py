@@ -10,8 +10,9 @@ piano_tf.errors.ConfigError: model.wdith: got 64; extra inputs are not permitted
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import pydantic
 
@@ -68,6 +69,30 @@ def _first_fault(error: pydantic.ValidationError) -> str:
     return f"{key}: got {fault['input']!r}; {message}"
 
 
+class TableConfig(Frozen):
+    """How the strings of one vocabulary become ids, and ids vectors.
+
+    Attributes:
+      buckets: Ids are hashes of the strings into so many, and nothing is counted; strings that
+        share a bucket are one to the model. Null numbers the strings of a vocabulary.
+      compositional: Whether vectors are made of two small tables
+        (`piano_tf.layers.CompositionalEmbedding`), for more ids than memory holds vectors of.
+    """
+
+    buckets: int | None = pydantic.Field(default=None, ge=1, lt=2**62)
+    compositional: bool = False
+
+
+# A mapping name -> table in JSON and in constructors; pairs inside, so that it stays immutable.
+_Tables = Annotated[
+    tuple[tuple[str, TableConfig], ...],
+    pydantic.BeforeValidator(
+        lambda value: tuple(value.items()) if isinstance(value, Mapping) else value
+    ),
+    pydantic.PlainSerializer(dict),
+]
+
+
 class EncodingConfig(Frozen):
     """How raw columns become numbers, the same in Keras, in Transform and in the exported model.
 
@@ -76,12 +101,28 @@ class EncodingConfig(Frozen):
       history_length: Entries kept of a listener's history, from the newest.
       vocabulary_size: Values kept per vocabulary, the most frequent first; None keeps all.
       oov_buckets: Hash buckets per vocabulary that share the values never seen in training.
+      tables: Name of a vocabulary (`item_id`, `user_id`, `query` for words, `item_<name>`) -> how
+        it is kept, where that is not the default.
     """
 
     query_length: int = pydantic.Field(default=8, ge=1)
     history_length: int = pydantic.Field(default=50, ge=1)
     vocabulary_size: int | None = pydantic.Field(default=None, ge=1)
     oov_buckets: int = pydantic.Field(default=8, ge=1)
+    tables: _Tables = ()
+
+    def table(self, name: str) -> TableConfig:
+        """How a vocabulary is kept."""
+        return dict(self.tables).get(name, TableConfig())
+
+    def rows(self, name: str, vocabulary: int) -> int:
+        """Ids of a table, padding (0) included.
+
+        >>> encoding = EncodingConfig(tables={"item_id": {"buckets": 1000}})
+        >>> encoding.rows("user_id", vocabulary=5), encoding.rows("item_id", vocabulary=0)
+        (14, 1001)
+        """
+        return 1 + (self.table(name).buckets or vocabulary + self.oov_buckets)
 
 
 class PretrainingConfig(Frozen):
@@ -271,6 +312,7 @@ class TrainingConfig(Frozen):
       patience: Epochs without a better validation NDCG@10 before training stops.
       debiasing: Whether the listwise loss weights clicks by inverse propensity, and whence; null
         takes them as they are. Only for logs of lists that were really shown in their order.
+      checkpoint_steps: Steps between checkpoints, where a folder for them is given.
       seed: Of initialisation, shuffling and dropout.
     """
 
@@ -279,6 +321,7 @@ class TrainingConfig(Frozen):
     learning_rate: float = pydantic.Field(default=3e-3, ge=0.0)
     patience: int = pydantic.Field(default=2, ge=1)
     debiasing: DebiasingConfig | None = None
+    checkpoint_steps: int = pydantic.Field(default=500, ge=1)
     seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
@@ -301,3 +344,13 @@ class Config(Frozen):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _pretrained_tables_fit(self) -> Config:
+        for name in ("item_id", "query"):
+            if self.encoding.table(name).compositional and self.model.pretraining is not None:
+                raise ValueError(
+                    f"encoding.tables.{name} is compositional, and pre-trained vectors are full "
+                    "tables; expected model.pretraining null"
+                )
+        return self

@@ -37,6 +37,7 @@ import pyarrow as pa
 import pydantic
 
 from piano_tf.config import EncodingConfig, Frozen
+from piano_tf.errors import ConfigError
 
 FeatureType = Literal["string", "float"]
 
@@ -208,3 +209,11 @@ class InputSpec(Frozen):
     features: FeatureSpec
     encoding: EncodingConfig
     rows: dict[str, int]
+
+
+def require_tables(features: FeatureSpec, encoding: EncodingConfig) -> None:
+    """Raises a `ConfigError` for a configured table that the columns do not have."""
+    known = features.tables("string")
+    for name, _ in encoding.tables:
+        if name not in known:
+            raise ConfigError(f"encoding.tables: got {name!r}, expected one of {', '.join(known)}")

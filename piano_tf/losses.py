@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +11,7 @@ import tensorflow_ranking as tfr
 
 from piano_tf.config import LossConfig
 from piano_tf.errors import ConfigError
+from piano_tf.hardware import over_replicas
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -58,6 +60,13 @@ def listwise_loss(
     >>> bool(abs(loss - np.log(1 + np.e)) < 1e-6)
     True
     """
+    return tf.reduce_mean(_listwise(name, labels, logits, mask, weights))
+
+
+def _listwise(
+    name: str, labels: tf.Tensor, logits: tf.Tensor, mask: tf.Tensor, weights: tf.Tensor | None
+) -> tf.Tensor:
+    """`listwise_loss` of each list: [B]."""
     _require_known(name)
     lowest = logits.dtype.min
     top = tf.reduce_max(tf.where(mask, logits, lowest), axis=1, keepdims=True)
@@ -68,7 +77,7 @@ def listwise_loss(
     loss = tfr.keras.losses.get(name, reduction=tf.keras.losses.Reduction.NONE)
     each = loss(tf.where(mask, labels, -1.0), shifted, weights)
     # Summed within a list and averaged over lists: a mean over pairs would count padded ones too.
-    return tf.reduce_mean(tf.reduce_sum(each, axis=list(range(1, each.shape.rank))))
+    return tf.reduce_sum(each, axis=list(range(1, each.shape.rank)))
 
 
 def _require_known(name: str) -> None:
@@ -76,10 +85,31 @@ def _require_known(name: str) -> None:
         raise ConfigError(f"loss.listwise: got {name!r}, expected one of {', '.join(LISTWISE)}")
 
 
-def _mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean over real entries; 0 where there are none."""
-    total = tf.reduce_sum(tf.where(mask, values, 0.0))
-    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(mask, values.dtype)))
+class _Counts(NamedTuple):
+    """What the losses of a whole batch are divided by, of which a replica may see a part.
+
+    Attributes:
+      lists: All, padding too.
+      shown: Lists with an item.
+      items: Real items.
+    """
+
+    lists: tf.Tensor
+    shown: tf.Tensor
+    items: tf.Tensor
+
+    @classmethod
+    def of(cls, mask: tf.Tensor) -> _Counts:
+        """Over all replicas, of this one's mask [B, N]."""
+        shown = tf.reduce_any(mask, axis=1)
+        here = [tf.ones_like(shown, tf.float32), tf.cast(shown, tf.float32)]
+        parts = [tf.reduce_sum(part) for part in (*here, tf.cast(mask, tf.float32))]
+        return cls(*tf.unstack(over_replicas(tf.stack(parts))))
+
+
+def _mean(values: tf.Tensor, mask: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Sum over real entries, by the count of all; 0 where there are none."""
+    return tf.math.divide_no_nan(tf.reduce_sum(tf.where(mask, values, 0.0)), count)
 
 
 def list_targets(labels: tf.Tensor, mask: tf.Tensor, kind: str) -> tf.Tensor:
@@ -159,26 +189,28 @@ class RerankingLoss:
           mask: [B, N] boolean, True = real.
 
         Returns:
-          Scalar.
+          Scalar. Inside a step of one of several replicas, its part of the loss: the parts of a
+          batch sum to the loss that one replica alone would have of it all.
         """
         c = self.config
+        counts = _Counts.of(mask)
         nonempty = tf.reduce_any(mask, axis=1)
         weights = inverse_propensity(mask, self.propensity)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits
         terms = []
         for label, weight in (("click", 1.0), ("conversion", c.conversion)):
             y, logits = tf.cast(labels[label], tf.float32), tf.cast(outputs[label], tf.float32)
-            ranking = listwise_loss(c.listwise, y, logits, mask=mask, weights=weights)
-            terms.append(weight * ranking)
-            terms.append(c.calibration * _mean(entropy(y, logits), mask))
+            ranking = tf.reduce_sum(_listwise(c.listwise, y, logits, mask, weights))
+            terms.append(weight * tf.math.divide_no_nan(ranking, counts.lists))
+            terms.append(c.calibration * _mean(entropy(y, logits), mask, counts.items))
             target = list_targets(y, mask, c.list_target)
             list_logits = tf.cast(outputs[f"list_{label}"], tf.float32)
-            terms.append(c.list_level * _mean(entropy(target, list_logits), nonempty))
+            terms.append(c.list_level * _mean(entropy(target, list_logits), nonempty, counts.shown))
         if c.consistency:
             misses = tf.where(mask, -tf.nn.softplus(tf.cast(outputs["click"], tf.float32)), 0.0)
             independent = 1 - tf.exp(tf.reduce_sum(misses, axis=1))
             gap = tf.sigmoid(tf.cast(outputs["list_click"], tf.float32)) - independent
-            terms.append(c.consistency * _mean(tf.square(gap), nonempty))
+            terms.append(c.consistency * _mean(tf.square(gap), nonempty, counts.shown))
         # Not a + b + c: TensorFlow's graph optimiser makes of long sums an operation that at times
         # fails ("TemporaryVariable already exists").
         return tf.reduce_sum(tf.stack(terms))

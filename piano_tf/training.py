@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import tempfile
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from piano_tf import metrics, models
 from piano_tf.calibration import calibrate
+from piano_tf.checkpoints import Checkpointing, Checkpoints, fingerprint, restorable_dropout
 from piano_tf.config import (
     Config,
     DebiasingConfig,
@@ -23,8 +25,11 @@ from piano_tf.config import (
 )
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
+from piano_tf.data.logs import split_files
+from piano_tf.epochs import Position, run_epochs
 from piano_tf.errors import ConfigError
 from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
+from piano_tf.hardware import choose_strategy, is_chief
 from piano_tf.losses import RerankingLoss
 from piano_tf.masks import mask_of
 from piano_tf.pretraining import interactions_of, pretrain
@@ -60,6 +65,8 @@ def fit(
     vectors: Mapping[str, np.ndarray] | None = None,
     propensity: np.ndarray | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
+    checkpoints: Checkpoints | None = None,
     verbose: str | int = "auto",
 ) -> FittedReranker:
     """Trains a fresh model; keeps its best epoch, calibrates and chooses the score on validation.
@@ -74,11 +81,15 @@ def fit(
       propensity: [K] by which clicks are weighted, in the loss and in the NDCG that stops training
         and chooses the score; needed where `config.training.debiasing` is.
       callbacks: Further Keras callbacks.
+      strategy: Where to train; on what there is (`piano_tf.hardware.choose_strategy`) unless given.
+        However many replicas it has, a batch is one batch.
+      checkpoints: Where checkpoints are written, and where training goes on if there are any.
       verbose: As in `tf.keras.Model.fit`.
 
     Raises:
       ConfigError: Debiasing is configured, and there are no propensities, or a model or a loss that
         cannot be weighted by them.
+      PianoError: The checkpoints there are of another training.
     """
     if config.training.debiasing is not None and config.model.name in models.TREES:
         raise ConfigError(
@@ -90,8 +101,12 @@ def fit(
             "training.debiasing: needs propensities, which only training on a log estimates "
             "(`piano train`, `piano compare`); expected null"
         )
+    strategy = strategy or choose_strategy()
     tf.keras.utils.set_random_seed(config.training.seed)
-    model = models.build(inputs, config.model)
+    with strategy.scope(), restorable_dropout() if checkpoints else contextlib.nullcontext():
+        model = models.build(inputs, config.model)
+        if checkpoints and isinstance(model, models.Reranker):
+            model(next(iter(validation))[0])  # makes all that a checkpoint holds
     if config.model.pretraining is not None:
         if vectors is None:
             interactions = interactions_of(train)
@@ -101,25 +116,47 @@ def fit(
     if not isinstance(model, models.Reranker):
         model.fit_lists(train, validation, seed=config.training.seed)
         return _finished(model, validation, config, {}, None)
-    model.compile(
-        optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
-        loss=RerankingLoss(config.loss, propensity),
-        metrics=metrics.default_metrics(propensity),
-    )
-    history = model.fit(
+    with strategy.scope():
+        model.compile(
+            optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
+            loss=RerankingLoss(config.loss, propensity),
+            metrics=metrics.default_metrics(propensity),
+        )
+        if checkpoints:
+            model.optimizer.build(model.trainable_variables)
+    history, stopping = _History(), _EarlyStopping(config.training.patience)
+    own: list[tf.keras.callbacks.Callback] = [
+        tf.keras.callbacks.LearningRateScheduler(
+            lambda epoch: _learning_rate(epoch, config.training)
+        ),
+        stopping,
+        history,
+    ]
+    start = Position()
+    if checkpoints:
+        checkpointing = Checkpointing(
+            checkpoints,
+            every=config.training.checkpoint_steps,
+            kept=[(stopping, stopping.STATE), (history, ("of_epochs",))],
+            stopping=stopping,
+            writes=is_chief(strategy),
+        )
+        start = checkpointing.start
+        own.append(checkpointing)
+    run_epochs(
+        model,
         train,
-        validation_data=validation,
+        validation,
         epochs=config.training.epochs,
-        callbacks=[
-            tf.keras.callbacks.LearningRateScheduler(
-                lambda epoch: _learning_rate(epoch, config.training)
-            ),
-            _EarlyStopping(config.training.patience),
-            *callbacks,
-        ],
+        strategy=strategy,
+        callbacks=[*own, *callbacks],
+        start=start,
         verbose=verbose,
     )
-    return _finished(model, validation, config, history.history, propensity)
+    fitted = _finished(model, validation, config, history.of_epochs, propensity)
+    if checkpoints and is_chief(strategy):
+        checkpoints.remove()
+    return fitted
 
 
 def _finished(
@@ -139,16 +176,30 @@ def _learning_rate(epoch: int, config: TrainingConfig) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
-def fit_log(log: EncodedLog, config: Config, *, verbose: str | int = "auto") -> FittedReranker:
+def fit_log(
+    log: EncodedLog,
+    config: Config,
+    *,
+    checkpoints: Path | None = None,
+    verbose: str | int = "auto",
+) -> FittedReranker:
     """Pre-trains and fits on the train split of a log, with its validation split to choose by.
 
     Args:
       log: A log, encoded as `config.encoding` says.
       config: Everything.
+      checkpoints: Folder where checkpoints are written every `config.training.checkpoint_steps`,
+        and where an interrupted training goes on; none are without one.
       verbose: As in `tf.keras.Model.fit`.
     """
     tf.keras.utils.set_random_seed(config.training.seed)  # shuffling depends on it too
     size, seed = config.training.batch_size, config.training.seed
+    saved = None
+    if checkpoints is not None:
+        splits = ("train", "validation")
+        files = [file for split in splits for file in split_files(log.log_dir, split)]
+        saved = Checkpoints(checkpoints, fingerprint(config, log.encoder.inputs, files))
+        saved.newest()  # another training's are found before long work
     return fit(
         log.batches("train", size, shuffle_seed=seed),
         log.batches("validation", size),
@@ -156,6 +207,7 @@ def fit_log(log: EncodedLog, config: Config, *, verbose: str | int = "auto") -> 
         config,
         vectors=log.vectors(config.model.pretraining, seed),
         propensity=log.propensity(config.training.debiasing),
+        checkpoints=saved,
         verbose=verbose,
     )
 
@@ -223,8 +275,23 @@ class EncodedLog:
         return np.maximum(found.propensity, config.clip)
 
 
+class _History(tf.keras.callbacks.Callback):
+    """Keeps what each epoch came to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_epochs: dict[str, list[float]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        for name, value in (logs or {}).items():
+            self.of_epochs.setdefault(name, []).append(float(value))
+
+
 class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
     """Stops on the mean of click and conversion NDCG@10 on validation, and restores the best."""
+
+    # What it remembers from epoch to epoch, beside the best weights.
+    STATE = ("wait", "stopped_epoch", "best", "best_epoch")
 
     def __init__(self, patience: int) -> None:
         super().__init__(

@@ -16,12 +16,12 @@ PACKAGES = ("piano_tf", "serving", "tfx_pipeline")
 
 # From the ground up. A module may know of its own floor and of those below.
 FLOORS = [
-    {"errors", "files", "config"},
+    {"errors", "files", "config", "hardware"},
     {"features"},
     {"masks", "layers", "losses", "metrics", "rerank"},
     {"data", "simulation", "models", "pretraining", "calibration", "propensity"}
     | {"export", "explanation"},
-    {"training"},
+    {"epochs", "checkpoints", "training"},
     {"evaluation"},
     {"experiment"},
     {"cli"},

@@ -9,9 +9,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from piano_tf.config import EncodingConfig, Frozen
-from piano_tf.data.encoding import Batch, compress, encode
+from piano_tf.data.encoding import Batch, compress, encode, learnt_vocabularies
 from piano_tf.data.tokens import tokens
-from piano_tf.features import LABELS, Axis, Column, FeatureSpec, InputSpec
+from piano_tf.features import LABELS, Axis, Column, FeatureSpec, InputSpec, require_tables
 from piano_tf.masks import mask_of
 
 Tensors = Mapping[str, tf.Tensor]
@@ -44,6 +44,7 @@ def preprocessing_fn(
       custom_config: From `EncodingSpec.custom_config`.
     """
     spec = EncodingSpec.from_json(custom_config[_SPEC])
+    require_tables(spec.features, spec.encoding)
     raw = {
         column.name: _dense(inputs[column.name], column)
         for column in spec.features.columns(labels=False)
@@ -63,7 +64,7 @@ class _AnalysedTables:
     def __init__(self, raw: Tensors, spec: EncodingSpec) -> None:
         self._oov_buckets = spec.encoding.oov_buckets
         self._vocabularies = {}
-        for name, columns in spec.features.tables("string").items():
+        for name, columns in learnt_vocabularies(spec.features, spec.encoding).items():
             values = tf.concat([_real_values(raw, column) for column in columns], axis=0)
             if name == "query":
                 distinct, places = tf.unique(values)
@@ -172,12 +173,14 @@ class TransformEncoder(tf.Module):
 
 def input_spec(output: tft.TFTransformOutput, spec: EncodingSpec) -> InputSpec:
     """What a model over Transform's output must know."""
-    oov = spec.encoding.oov_buckets
+    learnt = learnt_vocabularies(spec.features, spec.encoding)
     return InputSpec(
         features=spec.features,
         encoding=spec.encoding,
         rows={
-            name: 1 + int(output.vocabulary_size_by_name(name)) + oov
+            name: spec.encoding.rows(
+                name, int(output.vocabulary_size_by_name(name)) if name in learnt else 0
+            )
             for name in spec.features.tables("string")
         },
     )

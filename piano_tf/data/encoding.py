@@ -28,7 +28,10 @@ Batch = dict[str, tf.Tensor]
 
 
 class Tables(Protocol):
-    """What encoding learns from the training split, by table name (`Column.table`)."""
+    """What encoding learns from the training split, by table name (`Column.table`).
+
+    Of a table that hashes (`TableConfig.buckets`) there is nothing to learn, and none is asked for.
+    """
 
     def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
         """int64 ids from 0, of any shape; unseen strings fall into the hash buckets at the end."""
@@ -68,7 +71,6 @@ def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Ba
       `history_query` [B, H, T]; `history_action` 1 for a click and 2 for a conversion;
       `history_age` in days. At most `history_length` entries of history are kept.
     """
-    length = inputs.encoding.query_length
     encoded = {}
     for column in inputs.features.columns(labels=False):
         if column.name in ("list_id", "timestamp"):
@@ -79,7 +81,7 @@ def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Ba
             kept = inputs.encoding.history_length
             values, mask = values[:, :kept], mask[:, :kept]
         if column.table == "query":
-            result = _token_ids(values, length, tables)
+            result = _token_ids(values, inputs.encoding, tables)
         elif column.name == "history_action":
             result = sum(
                 tf.cast(values == action, tf.int64) * number
@@ -88,7 +90,7 @@ def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Ba
         elif not column.table:
             result = values
         elif column.type == "string":
-            result = tables.ids(column.table, values) + 1
+            result = _ids(column.table, values, inputs.encoding, tables) + 1
         else:
             mean, deviation = tables.moments(column.table)
             result = (compress(values) - mean) / deviation
@@ -99,13 +101,34 @@ def encode(raw: Mapping[str, tf.Tensor], inputs: Encoding, tables: Tables) -> Ba
     return encoded
 
 
-def _token_ids(queries: tf.Tensor, length: int, tables: Tables) -> tf.Tensor:
-    """[..] strings to [.., length] ids, 0 where a query has fewer tokens."""
+def _ids(table: str, values: tf.Tensor, encoding: EncodingConfig, tables: Tables) -> tf.Tensor:
+    """int64 ids from 0, of a vocabulary or of a hash: FarmHash64, the same on every machine."""
+    buckets = encoding.table(table).buckets
+    if buckets is None:
+        return tables.ids(table, values)
+    return tf.strings.to_hash_bucket_fast(values, buckets)
+
+
+def _token_ids(queries: tf.Tensor, encoding: EncodingConfig, tables: Tables) -> tf.Tensor:
+    """[..] strings to [.., query_length] ids, 0 where a query has fewer tokens."""
+    length = encoding.query_length
     # A history repeats its queries: splitting and looking up each once is most of the work saved.
     distinct, places = tf.unique(tf.reshape(queries, [-1]))
     found = tokens(distinct).to_tensor("", shape=[None, length])
-    ids = tf.where(found == "", tf.constant(0, tf.int64), tables.ids("query", found) + 1)
+    numbers = _ids("query", found, encoding, tables) + 1
+    ids = tf.where(found == "", tf.constant(0, tf.int64), numbers)
     return tf.reshape(tf.gather(ids, places), tf.concat([tf.shape(queries), [length]], axis=0))
+
+
+def learnt_vocabularies(
+    spec: FeatureSpec, encoding: EncodingConfig
+) -> dict[str, tuple[features.Column, ...]]:
+    """Name of each vocabulary that data must be counted for -> its columns."""
+    return {
+        name: columns
+        for name, columns in spec.tables("string").items()
+        if encoding.table(name).buckets is None
+    }
 
 
 class Encoder(tf.Module):
@@ -148,11 +171,13 @@ class Encoder(tf.Module):
     @property
     def inputs(self) -> InputSpec:
         """What a model over these inputs must know."""
-        oov = self.encoding.oov_buckets
         return InputSpec(
             features=self.features,
             encoding=self.encoding,
-            rows={name: 1 + len(strings) + oov for name, strings in self.vocabularies.items()},
+            rows={
+                name: self.encoding.rows(name, len(self.vocabularies.get(name, ())))
+                for name in self.features.tables("string")
+            },
         )
 
     def ids(self, table: str, values: tf.Tensor) -> tf.Tensor:
@@ -184,10 +209,12 @@ class Encoder(tf.Module):
         """
         encoding = encoding or EncodingConfig()
         spec = read_spec(log_dir)
-        counts = {name: collections.Counter[str]() for name in spec.tables("string")}
+        features.require_tables(spec, encoding)
+        counted = learnt_vocabularies(spec, encoding)
+        counts = {name: collections.Counter[str]() for name in counted}
         sums = {name: np.zeros(3) for name in spec.tables("float")}
         for batch in read_batches(split_files(log_dir, "train")):
-            for name, columns in spec.tables("string").items():
+            for name, columns in counted.items():
                 for column in columns:
                     counts[name].update(_counted(_values(batch, column), tokenise=name == "query"))
             for name, columns in spec.tables("float").items():

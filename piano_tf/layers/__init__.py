@@ -3,6 +3,7 @@
 from piano_tf.layers.calibration import Calibration
 from piano_tf.layers.candidate_context import CandidateContext
 from piano_tf.layers.co_attention import CoAttention
+from piano_tf.layers.compositional_embedding import CompositionalEmbedding
 from piano_tf.layers.entire_space import EntireSpaceHead, entire_space_logit
 from piano_tf.layers.feed_forward import FeedForward
 from piano_tf.layers.history_attention import HistoryAttention
@@ -24,6 +25,7 @@ __all__ = [
     "Calibration",
     "CandidateContext",
     "CoAttention",
+    "CompositionalEmbedding",
     "EntireSpaceHead",
     "FeedForward",
     "HistoryAttention",

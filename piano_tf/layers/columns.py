@@ -7,23 +7,32 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from piano_tf.features import Column, InputSpec
+from piano_tf.layers.compositional_embedding import CompositionalEmbedding
 
 
 def embedding_tables(
     inputs: InputSpec, columns: Sequence[Column], units: int
-) -> dict[str, tf.keras.layers.Embedding]:
+) -> dict[str, tf.keras.layers.Layer]:
     """A fresh table of width `units` for each vocabulary that the columns name."""
     return {
-        column.table: tf.keras.layers.Embedding(inputs.rows[column.table], units, name=column.table)
+        column.table: embedding_table(inputs, column.table, units)
         for column in columns
         if column.type == "string"
     }
 
 
+def embedding_table(inputs: InputSpec, table: str, units: int) -> tf.keras.layers.Layer:
+    """A fresh table of width `units` for a vocabulary: full, or of two parts."""
+    rows = inputs.rows[table]
+    if inputs.encoding.table(table).compositional:
+        return CompositionalEmbedding(rows, units, name=table)
+    return tf.keras.layers.Embedding(rows, units, name=table)
+
+
 def vectors_of(
     batch: Mapping[str, tf.Tensor],
     columns: Sequence[Column],
-    tables: Mapping[str, tf.keras.layers.Embedding],
+    tables: Mapping[str, tf.keras.layers.Layer],
     dtype: tf.DType | str,
 ) -> list[tf.Tensor]:
     """Each column as vectors.

@@ -69,8 +69,13 @@ class ListInputEncoder(tf.keras.layers.Layer):
         self.match = None
         if c.match:
             self.match = MatchFeatures(self.inputs, c.match_queries, name="match")
-        words = self.inputs.rows["query"]
-        self.query_encoder = QueryEncoder(words, c.width, ids=c.ids, name="query_encoder")
+        self.query_encoder = QueryEncoder(
+            self.inputs.rows["query"],
+            c.width,
+            ids=c.ids,
+            compositional=self.inputs.encoding.table("query").compositional,
+            name="query_encoder",
+        )
         self.item_encoder = ItemEncoder(self.inputs, c.width, ids=c.ids, name="item_encoder")
         self.user_encoder = UserEncoder(self.inputs, c.width, ids=c.ids, name="user_encoder")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.compositional_embedding import CompositionalEmbedding
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class QueryEncoder(tf.keras.layers.Layer):
@@ -16,20 +18,26 @@ class QueryEncoder(tf.keras.layers.Layer):
       rows: Rows of the embedding table, padding (id 0) included.
       units: D, width of the result.
       ids: Whether tokens have trained vectors E of their own; without, e(q) = W intent(q).
+      compositional: Whether those are of two small tables (`CompositionalEmbedding`).
 
     >>> layer = QueryEncoder(rows=5, units=2)
     >>> layer(tf.constant([[1, 2, 0], [0, 0, 0]])).numpy()[1]
     array([0., 0.], dtype=float32)
     """
 
-    def __init__(self, rows: int, units: int, ids: bool = True, **kwargs) -> None:
+    def __init__(
+        self, rows: int, units: int, ids: bool = True, compositional: bool = False, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.rows = rows
         self.units = units
         self.ids = ids
-        if ids:
-            # Unit variance: with Keras's small default no two queries would differ enough at the
-            # start for attention between them to choose.
+        self.compositional = compositional
+        # Unit variance: with Keras's small default no two queries would differ enough at the start
+        # for attention between them to choose.
+        if ids and compositional:
+            self.embedding = CompositionalEmbedding(rows, units, stddev=1.0, name="token")
+        elif ids:
             start = tf.keras.initializers.RandomNormal(stddev=1.0)
             self.embedding = tf.keras.layers.Embedding(rows, units, start, name="token")
         self.projection = tf.keras.layers.Dense(units, use_bias=False, name="projection")
@@ -60,4 +68,5 @@ class QueryEncoder(tf.keras.layers.Layer):
             "rows": self.rows,
             "units": self.units,
             "ids": self.ids,
+            "compositional": self.compositional,
         }

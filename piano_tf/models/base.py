@@ -21,6 +21,7 @@ from piano_tf.features import (
     Axis,
     InputSpec,
 )
+from piano_tf.hardware import over_replicas
 from piano_tf.layers import Calibration, PretrainedVectors
 from piano_tf.masks import mask_of
 from piano_tf.metrics import ListMetric
@@ -109,7 +110,11 @@ class Reranker(tf.keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None) -> tf.Tensor:
         loss = self._reranking_loss(y, y_pred, mask_of(x, Axis.ITEM))
-        self._meters.loss.update_state(loss, tf.shape(x["item_id"])[0])
+        # Of several replicas each has a part of the loss; the meter's mean is over all lists.
+        lists = tf.cast(tf.shape(x["item_id"])[0], loss.dtype)
+        self._meters.loss.update_state(
+            tf.math.divide_no_nan(loss * over_replicas(lists), lists), lists
+        )
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
