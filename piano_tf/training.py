@@ -35,6 +35,7 @@ from piano_tf.masks import mask_of
 from piano_tf.pretraining import interactions_of, pretrain
 from piano_tf.propensity import read_examination
 from piano_tf.rerank import score
+from piano_tf.warm_start import WarmStart
 
 # b for a = 1: from the order by click alone (0) to that by click and conversion (1). A larger b
 # would hold a likely click against an item of equal p(click and conversion).
@@ -67,9 +68,10 @@ def fit(
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     strategy: tf.distribute.Strategy | None = None,
     checkpoints: Checkpoints | None = None,
+    warm_start: WarmStart | None = None,
     verbose: str | int = "auto",
 ) -> FittedReranker:
-    """Trains a fresh model; keeps its best epoch, calibrates and chooses the score on validation.
+    """Trains a model; keeps its best epoch, calibrates and chooses the score on validation.
 
     Args:
       train: Shuffled batches of (inputs, labels).
@@ -84,6 +86,7 @@ def fit(
       strategy: Where to train; on what there is (`piano_tf.hardware.choose_strategy`) unless given.
         However many replicas it has, a batch is one batch.
       checkpoints: Where checkpoints are written, and where training goes on if there are any.
+      warm_start: The earlier model that this one starts from; None is a fresh start.
       verbose: As in `tf.keras.Model.fit`.
 
     Raises:
@@ -105,13 +108,19 @@ def fit(
     tf.keras.utils.set_random_seed(config.training.seed)
     with strategy.scope(), restorable_dropout() if checkpoints else contextlib.nullcontext():
         model = models.build(inputs, config.model)
-        if checkpoints and isinstance(model, models.Reranker):
-            model(next(iter(validation))[0])  # makes all that a checkpoint holds
+        toward = None
+        if (checkpoints or warm_start) and isinstance(model, models.Reranker):
+            model(next(iter(validation))[0])  # makes all weights
+            if warm_start is not None:
+                warm_start.give(model)
+                toward = warm_start.vectors(model)
     if config.model.pretraining is not None:
         if vectors is None:
             interactions = interactions_of(train)
             seed = config.training.seed
-            vectors = pretrain(interactions, inputs, config.model.pretraining, seed=seed)
+            vectors = pretrain(
+                interactions, inputs, config.model.pretraining, toward=toward, seed=seed
+            )
         model.assign_vectors(vectors)
     if not isinstance(model, models.Reranker):
         model.fit_lists(train, validation, seed=config.training.seed)

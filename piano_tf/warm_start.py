@@ -51,9 +51,8 @@ class Earlier:
         try:
             card = ModelCard.load(path / CARD_FILE)
             reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-            names = [name for name in reader.get_variable_to_shape_map() if _place(name) is not None]
-            names.sort(key=_place)
-            weights = tuple(reader.get_tensor(name) for name in names)
+            names = filter(_is_weight, reader.get_variable_to_shape_map())
+            weights = tuple(reader.get_tensor(name) for name in sorted(names, key=_place))
             vocabularies = {
                 name: (path / "assets" / name).read_bytes().splitlines()
                 for name in card.inputs.rows
@@ -65,65 +64,75 @@ class Earlier:
 
     def obstacle(self, inputs: InputSpec, config: ModelConfig) -> str | None:
         """Why a model of these inputs cannot start from this one, if it cannot."""
+        before = self.card.inputs
         if self.card.config.model != config:
             return "its model is configured otherwise"
-        if self.card.inputs.features != inputs.features:
+        if before.features != inputs.features:
             return "its columns are others"
-        if self.card.inputs.encoding != inputs.encoding:
+        if before.encoding != inputs.encoding:
             return "its encoding is another"
+        for name, rows in inputs.rows.items():
+            # Which two rows make an id's vector depends on how many ids there are.
+            if inputs.encoding.table(name).compositional and rows != before.rows[name]:
+                return (
+                    f"the compositional table {name!r} has {rows} ids and not {before.rows[name]}"
+                )
         return None
 
-    def vectors(self, vocabularies: Vocabularies, model: Reranker) -> dict[str, np.ndarray]:
-        """The first fold's pre-trained vectors of items, by the ids of other vocabularies.
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """A start for a model from an earlier one without an `obstacle`.
+
+    Attributes:
+      earlier: The earlier model.
+      vocabularies: Of the new model: table -> its strings, in the order of their ids. A table that
+        hashes has none.
+    """
+
+    earlier: Earlier
+    vocabularies: Vocabularies
+
+    def new_ids(self) -> dict[str, int]:
+        """Table -> how many of its ids the earlier model does not know."""
+        before = self.earlier.vocabularies
+        return {name: len({*now} - {*before[name]}) for name, now in self.vocabularies.items()}
+
+    def vectors(self, model: Reranker) -> dict[str, np.ndarray]:
+        """The first fold's pre-trained vectors of items, by their new ids.
 
         Args:
-          vocabularies: Those of `model`.
           model: Built; its own vectors are not looked at.
 
         Returns:
           `taste` and `intent` [items, P], 0 where an item is new; nothing where the model has none.
         """
+        place = {id(variable): number for number, variable in enumerate(model.variables)}
         found = {}
-        for part in model.submodules:
-            if isinstance(part, PretrainedVectors):
-                for name in (TASTE, INTENT):
-                    table = self.weights[_index(model, part.tables[name])][0]
-                    rows, known = self._rows("item_id", vocabularies)
-                    found[name] = np.where(known[:, np.newaxis], table[rows], 0.0)
+        for part in _pretrained(model):
+            rows, known = self._rows("item_id")
+            for name in (TASTE, INTENT):
+                table = self.earlier.weights[place[id(part.tables[name])]][0]
+                found[name] = np.where(known[:, np.newaxis], table[rows], 0.0)
         return found
 
-    def give(self, model: Reranker, vocabularies: Vocabularies) -> dict[str, int]:
-        """Gives a model all weights but pre-trained vectors.
-
-        Args:
-          model: Built, and without an `obstacle`.
-          vocabularies: Its own.
-
-        Returns:
-          Table -> how many of its ids are new, of the tables that are trained.
+    def give(self, model: Reranker) -> None:
+        """Gives a model, which is built, all weights but pre-trained vectors.
 
         Raises:
           PianoError: Its weights are others.
         """
-        tables = dict(_tables(model))
-        frozen = {
-            id(table)
-            for part in model.submodules
-            if isinstance(part, PretrainedVectors)
-            for table in part.tables.values()
-        }
-        if len(model.variables) != len(self.weights):
+        weights, tables = self.earlier.weights, dict(_tables(model))
+        own = {id(table) for part in _pretrained(model) for table in part.tables.values()}
+        if len(model.variables) != len(weights):
             raise PianoError(
-                f"a warm start: got {len(self.weights)} weights, expected {len(model.variables)}"
+                f"a warm start: got {len(weights)} weights, expected {len(model.variables)}"
             )
-        new = {}
-        for variable, weight in zip(model.variables, self.weights, strict=True):
-            if id(variable) in frozen:
+        for variable, weight in zip(model.variables, weights, strict=True):
+            if id(variable) in own:
                 continue
-            table = tables.get(id(variable))
-            if table is not None:
-                rows, known = self._rows(table, vocabularies)
-                new[table] = int(np.count_nonzero(~known))
+            if id(variable) in tables:
+                rows, _ = self._rows(tables[id(variable)])
                 weight = weight[rows]
             if weight.shape != tuple(variable.shape):
                 raise PianoError(
@@ -131,35 +140,35 @@ class Earlier:
                     f"and {weight.shape} in the earlier model"
                 )
             variable.assign(weight)
-        return new
 
-    def _rows(self, table: str, vocabularies: Vocabularies) -> tuple[np.ndarray, np.ndarray]:
-        """For each row of a table now: that which stood for it, and whether it was its own."""
-        before, now = self.vocabularies[table], vocabularies[table]
-        buckets = self.card.inputs.encoding.oov_buckets
-        own = {string: row for row, string in enumerate(before, start=1)}
+    def _rows(self, table: str) -> tuple[np.ndarray, np.ndarray]:
+        """For each row of a table now: that which stood for it, and whether that was its own."""
+        if table not in self.vocabularies:
+            every = np.arange(self.earlier.card.inputs.rows[table])
+            return every, np.ones(len(every), bool)
+        before, now = self.earlier.vocabularies[table], self.vocabularies[table]
+        buckets = self.earlier.card.inputs.encoding.oov_buckets
         first_bucket = 1 + len(before)
-        hashed = tf.strings.to_hash_bucket_fast(list(now), buckets).numpy() if now else []
-        rows = [
-            own.get(string, first_bucket + bucket)
-            for string, bucket in zip(now, hashed, strict=True)
-        ]
-        known = [string in own for string in now]
+        own = {string: row for row, string in enumerate(before, start=1)}
+        hashed = tf.strings.to_hash_bucket_fast(tf.constant(now, tf.string), buckets).numpy()
+        rows = [own.get(string, first_bucket + hashed[place]) for place, string in enumerate(now)]
         shared = range(first_bucket, first_bucket + buckets)
-        return (
-            np.array([0, *rows, *shared], np.int64),
-            np.array([True, *known, *[True] * buckets]),
-        )
+        known = [string in own for string in now]
+        return np.array([0, *rows, *shared]), np.array([True, *known, *[True] * buckets])
 
 
-def _place(name: str) -> int | None:
-    """The place of a saved weight in `ServingModule.weights`."""
-    parts = name.split("/")
-    return int(parts[1]) if parts[0] == "weights" and len(parts) == 4 else None
+def _is_weight(name: str) -> bool:
+    """Whether a saved variable is one of `ServingModule.weights`."""
+    return name.startswith("weights/") and name.endswith("/.ATTRIBUTES/VARIABLE_VALUE")
 
 
-def _index(model: Reranker, variable: tf.Variable) -> int:
-    return next(i for i, one in enumerate(model.variables) if one is variable)
+def _place(name: str) -> int:
+    """Which of them."""
+    return int(name.split("/")[1])
+
+
+def _pretrained(model: Reranker) -> Iterator[PretrainedVectors]:
+    return (part for part in model.submodules if isinstance(part, PretrainedVectors))
 
 
 def _tables(model: Reranker) -> Iterator[tuple[int, str]]:

@@ -21,6 +21,7 @@ FLOORS = [
     {"masks", "layers", "losses", "metrics", "rerank"},
     {"data", "simulation", "models", "pretraining", "calibration", "propensity"}
     | {"export", "explanation"},
+    {"warm_start"},
     {"epochs", "checkpoints", "training"},
     {"evaluation"},
     {"experiment"},

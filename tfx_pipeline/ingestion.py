@@ -37,9 +37,7 @@ class CheckedParquetExecutor(parquet_executor.Executor):
         super().Do(input_dict, output_dict, exec_properties)
         columns = read_spec(log).model_dump_json()
         (examples,) = output_dict[standard_component_specs.EXAMPLES_KEY]
-        examples.set_string_custom_property(
-            CONTRACT, hashlib.sha256(columns.encode()).hexdigest()
-        )
+        examples.set_string_custom_property(CONTRACT, hashlib.sha256(columns.encode()).hexdigest())
 
 
 def _log_of(exec_properties: dict[str, Any]) -> Path:

@@ -96,7 +96,7 @@ class LastPushableModel(ResolverStrategy):
         }
         models = [one for one in input_dict["model"] if one.id in blessed & fit]
         models.sort(key=lambda one: one.id)
-        return {**dict.fromkeys(input_dict, []), "model": models[-1:]}
+        return {**{name: [] for name in input_dict}, "model": models[-1:]}
 
 
 def _says_yes(blessing: types.Artifact) -> bool:

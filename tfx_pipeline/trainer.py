@@ -10,9 +10,12 @@ import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from piano_tf.config import Config
+from piano_tf.data.encoding import learnt_vocabularies
 from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
-from piano_tf.features import LABELS, FeatureSpec
+from piano_tf.features import LABELS, SPLITS, FeatureSpec, InputSpec
 from piano_tf.training import fit
+from piano_tf.warm_start import Earlier, WarmStart
+from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.progress import NEWS
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
 
@@ -50,7 +53,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         validation,
         inputs,
         config,
-        start=_start(fn_args.base_model, output, inputs, config),
+        warm_start=_warm_start(fn_args.base_model, output, inputs, config),
         callbacks=[
             tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
             tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
@@ -79,9 +82,9 @@ def _files(train: list[str], validation: list[str]) -> tuple[list[str], list[str
     ], validation[-1:]
 
 
-def _start(
+def _warm_start(
     base_model: str | None, output: tft.TFTransformOutput, inputs: InputSpec, config: Config
-) -> Start | None:
+) -> WarmStart | None:
     """Where training starts from, if that is no fresh model."""
     if base_model is None:
         NEWS.info("from scratch: there is no earlier model, or none is wanted")
@@ -91,7 +94,7 @@ def _start(
         NEWS.info("from scratch: %s cannot be started from, as %s", base_model, obstacle)
         return None
     learnt = learnt_vocabularies(inputs.features, inputs.encoding)
-    start = Start(earlier, {name: output.vocabulary_by_name(name) for name in learnt})
+    start = WarmStart(earlier, {name: output.vocabulary_by_name(name) for name in learnt})
     new = ", ".join(f"{count:,} of {name}" for name, count in start.new_ids().items() if count)
     NEWS.info("a warm start from %s (new ids: %s)", base_model, new or "none")
     return start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import scipy.linalg
@@ -24,6 +24,7 @@ def pretrain(
     inputs: InputSpec,
     config: PretrainingConfig,
     *,
+    toward: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -31,14 +32,17 @@ def pretrain(
 
     A query is the sum of its tokens' vectors. The vectors are learnt once per fold of listeners,
     without that fold's interactions, and turned into one common space (orthogonal Procrustes), for
-    a dense layer reads them all. The turn is towards the first fold's space and so knows of every
-    listener; lengths and angles inside a fold do not change by it. Known: pre-trained vectors make
-    a re-ranker personal (PRM, arXiv 1904.06813). The two spaces and the folds are ours.
+    a dense layer reads them all. The turn is towards the first fold's space, or towards given
+    vectors, and so knows of every listener; lengths and angles inside a fold do not change by it.
+    Known: pre-trained vectors make a re-ranker personal (PRM, arXiv 1904.06813). The two spaces and
+    the folds are ours.
 
     Args:
       interactions: Of the training period alone.
       inputs: The vocabularies.
       config: Method, width and training.
+      toward: `taste` and `intent` [items, width] of an earlier model whose layers shall read these
+        vectors too; 0 for items that it does not know.
       seed: Of initialisation and shuffling.
       progress: Called with (folds done, folds) after each.
 
@@ -53,9 +57,10 @@ def pretrain(
         _, taste = _learn(known, user, "user_id", _TASTE_DAMPING, inputs, config, seed)
         words, intent = _learn(known, known.query, "query", 0.0, inputs, config, seed)
         taste, intent = _unit(taste), _unit(intent)
-        if fold:
-            (taste,) = _turned(taste, tables[TASTE][0], taste)
-            intent, words = _turned(intent, tables[INTENT][0], intent, words)
+        space = toward or ({name: parts[0] for name, parts in tables.items()} if fold else None)
+        if space is not None:
+            (taste,) = _turned(taste, space[TASTE], taste)
+            intent, words = _turned(intent, space[INTENT], intent, words)
         for name, table in ((TASTE, taste), (INTENT, intent), (WORDS, words)):
             tables[name].append(table)
         if progress is not None:
