@@ -32,12 +32,20 @@ _TRAIN, _VALIDATION, _TEST = SPLITS
 _EXAMPLE_GEN = "ExampleGen"
 _DATA_GATE = "DataGate"
 _MODEL_GATE = "ModelGate"
+_LAST_MODEL = "latest_blessed_model"
 # Values of a column that statistics list with their counts: the gate compares items by these.
 _TOP_VALUES = 1000
 
 
-def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
-    """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, gates, Pusher."""
+def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.dsl.Pipeline:
+    """ExampleGen, statistics, schema, data gate, Transform, Trainer, Evaluator, gates, Pusher.
+
+    Args:
+      config: Of the run.
+      remembers: Whether the orchestrator can run our own rules for what a run takes from earlier
+        ones (`resolvers.py`), as the local one can. Without them data is held to no earlier data, a
+        model is trained on one day, and the last blessed model is TFX's own idea of it.
+    """
     features = read_spec(config.log)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
     code = {"code": _code_fingerprint()}
@@ -70,36 +78,19 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     example_validator = tfx.components.ExampleValidator(statistics=statistics, schema=schema)
-    last_accepted = tfx.dsl.Resolver(
-        strategy_class=LastAccepted,
-        examples=examples,
-        accepted=tfx.dsl.Channel(
-            type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
-        ),
-    ).with_id("last_accepted_data")
+    earlier = _OwnRules(config, settings, examples) if remembers else _Plain(examples)
     data_gate = DataGate(
         examples=examples,
         statistics=statistics,
         schema=schema,
         anomalies=example_validator.outputs["anomalies"],
-        baseline=last_accepted.outputs["accepted"],
+        baseline=earlier.accepted,
         logs=str(config.log),
         limits=config.thresholds.data.model_dump_json(),
         page=str(config.statistics_page),
     ).with_id(_DATA_GATE)
-    window = tfx.dsl.Resolver(
-        strategy_class=Window,
-        config={"days": config.window},
-        now=examples,
-        examples=tfx.dsl.Channel(
-            type=tfx.types.standard_artifacts.Examples, producer_component_id=_EXAMPLE_GEN
-        ),
-        accepted=tfx.dsl.Channel(
-            type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
-        ),
-    ).with_id("window")
     transform = tfx.components.Transform(
-        examples=window.outputs["examples"],
+        examples=earlier.window,
         schema=schema,
         preprocessing_fn="tfx_pipeline.transform.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=[_TRAIN], transform=trainer.splits(config)),
@@ -108,23 +99,12 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         disable_analyzer_cache=True,
     )
     transform.add_upstream_node(data_gate)
-    resolver = tfx.dsl.Resolver(
-        strategy_class=LastPushableModel,
-        config={"settings": settings},
-        examples=examples,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        # Evaluator's blessings are of the same type, and not the last word.
-        model_blessing=tfx.dsl.Channel(
-            type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=_MODEL_GATE
-        ),
-        infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
-    ).with_id("latest_blessed_model")
     model_trainer = tfx.components.Trainer(
         run_fn="tfx_pipeline.trainer.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
-        base_model=resolver.outputs["model"] if config.warm_start else None,
+        base_model=earlier.model if config.warm_start else None,
         train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
         eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
         custom_config={**trainer.custom_config(config.config, features), **code},
@@ -132,7 +112,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     model_evaluator = tfx.components.Evaluator(
         examples=examples,
         model=model_trainer.outputs["model"],
-        baseline_model=resolver.outputs["model"],
+        baseline_model=earlier.model,
         example_splits=[_TEST],
         eval_config=evaluator.eval_config(config.thresholds),
         schema=schema,
@@ -140,7 +120,7 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
     )
     model_gate = ModelGate(
         model=model_trainer.outputs["model"],
-        baseline=resolver.outputs["model"],
+        baseline=earlier.model,
         evaluated=model_evaluator.outputs["blessing"],
         logs=str(config.log),
         limits=config.thresholds.model_dump_json(),
@@ -172,11 +152,9 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
             statistics_gen,
             schema_gen,
             example_validator,
-            last_accepted,
+            *earlier.nodes,
             data_gate,
-            window,
             transform,
-            resolver,
             model_trainer,
             model_evaluator,
             model_gate,
@@ -189,6 +167,69 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         ),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+_ACCEPTED = tfx.dsl.Channel(
+    type=tfx.types.standard_artifacts.ExampleStatistics, producer_component_id=_DATA_GATE
+)
+# Evaluator's blessings are of the same type, and not the last word.
+_MODELS = {
+    "model": tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+    "model_blessing": tfx.dsl.Channel(
+        type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=_MODEL_GATE
+    ),
+}
+
+
+class _OwnRules:
+    """What a run takes from earlier ones, by the rules of `resolvers.py`.
+
+    Attributes:
+      accepted: The statistics to hold this run's to.
+      window: The examples to train on.
+      model: The model to start from, and to hold this run's to.
+      nodes: That find them.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, settings: str, examples: tfx.types.BaseChannel
+    ) -> None:
+        last_accepted = tfx.dsl.Resolver(
+            strategy_class=LastAccepted, examples=examples, accepted=_ACCEPTED
+        ).with_id("last_accepted_data")
+        window = tfx.dsl.Resolver(
+            strategy_class=Window,
+            config={"days": config.window},
+            now=examples,
+            examples=tfx.dsl.Channel(
+                type=tfx.types.standard_artifacts.Examples, producer_component_id=_EXAMPLE_GEN
+            ),
+            accepted=_ACCEPTED,
+        ).with_id("window")
+        last_model = tfx.dsl.Resolver(
+            strategy_class=LastPushableModel,
+            config={"settings": settings},
+            examples=examples,
+            **_MODELS,
+            infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
+        ).with_id(_LAST_MODEL)
+        self.accepted = last_accepted.outputs["accepted"]
+        self.window = window.outputs["examples"]
+        self.model = last_model.outputs["model"]
+        self.nodes = [last_accepted, window, last_model]
+
+
+class _Plain:
+    """The same with TFX's own rules alone."""
+
+    def __init__(self, examples: tfx.types.BaseChannel) -> None:
+        last_model = tfx.dsl.Resolver(
+            strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy, **_MODELS
+        ).with_id(_LAST_MODEL)
+        self.accepted = None
+        self.window = examples
+        self.model = last_model.outputs["model"]
+        self.nodes = [last_model]
 
 
 def _only(day: dt.date) -> tfx.proto.RangeConfig:

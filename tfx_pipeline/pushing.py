@@ -1,35 +1,30 @@
-"""Pusher's executor: a model that is served already is not pushed again."""
+"""Pusher's executor: a model is pushed whole, and not again where it is served already."""
 
 from __future__ import annotations
 
 import filecmp
 import logging
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from tfx import types
 from tfx.components.pusher import executor
 from tfx.proto import pusher_pb2
-from tfx.types import standard_component_specs
-from tfx.utils import proto_utils
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import io_utils, proto_utils
+
+from piano_tf.files import whole_folder
 
 
 class OncePusher(executor.Executor):
-    """TFX's own, unless the newest pushed version is this very model, file by file.
+    """TFX's own, to a folder of the file system, but that a server never sees half a version.
 
-    So it is where nothing has changed since the last run, and where a run was killed between the
-    copying of a model and its record.
+    TFX copies file by file, so that a full disk or a kill leaves half a model there. A version that
+    is the newest already, file by file, is not pushed again: so it is where nothing has changed
+    since the last run, and where a run was killed between the copying of a model and its record.
     """
-
-    def CheckBlessing(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
-        """Whether to push: blessed, and not served already."""
-        if not super().CheckBlessing(input_dict):
-            return False
-        served = newest_version(self._pushed)
-        if served is None or not same_files(Path(self.GetModelPath(input_dict)), served):
-            return True
-        logging.info("%s is this model already: not pushed again", served)
-        return False
 
     def Do(
         self,
@@ -37,13 +32,32 @@ class OncePusher(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """As TFX's own, to a folder of the file system."""
+        """Pushes the model if it is blessed; its version is the time, or one more than the last."""
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
         )
-        self._pushed = Path(destination.filesystem.base_directory)
-        super().Do(input_dict, output_dict, exec_properties)
+        pushed = Path(destination.filesystem.base_directory)
+        record = artifact_utils.get_single_instance(
+            output_dict[standard_component_specs.PUSHED_MODEL_KEY]
+        )
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(record)
+            return
+        model, served = Path(self.GetModelPath(input_dict)), newest_version(pushed)
+        if served is not None and same_files(model, served):
+            logging.info("%s is this model already: not pushed again", served)
+            self._MarkNotPushed(record)
+            return
+        for half in pushed.glob(".*"):  # of a run that was killed
+            shutil.rmtree(half)
+        version = max(int(time.time()), 0 if served is None else int(served.name) + 1)
+        with whole_folder(pushed / str(version)) as partial:
+            shutil.copytree(model, partial, dirs_exist_ok=True)
+        io_utils.copy_dir(str(model), record.uri)
+        self._MarkPushed(
+            record, pushed_destination=str(pushed / str(version)), pushed_version=str(version)
+        )
 
 
 def newest_version(pushed: Path) -> Path | None:

@@ -1,0 +1,15 @@
+# The image of every stage on Kubeflow or Vertex, and of Beam's workers elsewhere.
+#
+#     docker build --tag IMAGE .
+FROM python:3.10.13-slim
+
+WORKDIR /piano
+# The requirements first: they change less often than the code.
+COPY requirements.txt .
+RUN pip install --no-cache-dir --requirement requirements.txt
+COPY . .
+RUN pip install --no-cache-dir --no-deps .
+
+ENV TF_CPP_MIN_LOG_LEVEL=3
+WORKDIR /
+ENTRYPOINT ["python"]

@@ -1,0 +1,129 @@
+"""Three days in a row, through the commands: each run goes on from the one before."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from log_statistics import flip_labels, spoilt
+from pipeline_run import CONFIG, THRESHOLDS, WORLD, piano, written
+
+from piano_tf.data.days import days_in
+from piano_tf.warm_start import Earlier
+from tfx_pipeline.configs import PipelineConfig, environment
+from tfx_pipeline.lineage import read_lineage
+from tfx_pipeline.pushing import newest_version, same_files
+
+LISTS = 300  # a day
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("days")
+
+
+@pytest.fixture(scope="module")
+def every_day(home: Path) -> dict[dt.date, Path]:
+    """The log of each of three days, not yet where the pipeline looks."""
+    world = written(home / "world.json", {**WORLD, "lists": 3 * LISTS, "days": 3})
+    for command in (
+        ("simulated", "--config", world, "--output", home / "log"),
+        ("days", home / "log", "--output", home / "later"),
+    ):
+        done = piano("logs", *command)
+        assert done.returncode == 0, done.stderr
+    found = {day: home / "later" / day.isoformat() for day in days_in(home / "later")}
+    assert len(found) == 3
+    return found
+
+
+class Daily:
+    """What a team's schedule does: puts a day's log into place, and runs the pipeline.
+
+    Args:
+      home: Folder of it all.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        # Of so few lists nothing is shown beyond noise: what a model loses is no matter here.
+        lenient = {**THRESHOLDS, "undecided": "bless", "largest_slice_loss": 1.0}
+        self._files = {
+            "logs": home / "days",
+            "home": home / "run",
+            "config": written(home / "config.json", CONFIG),
+            "thresholds": written(home / "thresholds.json", {**lenient, "calibration": 100.0}),
+        }
+        self.config = PipelineConfig.from_environment(environment(**self._files))
+
+    def put(self, log: Path, day: dt.date) -> None:
+        place = self._files["logs"] / day.isoformat()
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(log, place)
+
+    def run(self, *options: str):
+        named = [word for name, path in self._files.items() for word in (f"--{name}", path)]
+        return piano("pipeline", *named, *options)
+
+    @property
+    def served(self) -> Path | None:
+        """What a server takes."""
+        return newest_version(self.config.pushed)
+
+
+def vocabulary(model: Path, name: str = "query") -> set[bytes]:
+    return {*Earlier.load(model).vocabularies[name]}
+
+
+def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
+    every_day: dict[dt.date, Path], home: Path
+) -> None:
+    daily, (first, second, third) = Daily(home), every_day
+
+    # The first day, like any other.
+    daily.put(every_day[first], first)
+    done = daily.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "from scratch: there is no earlier model" in done.stdout
+    assert "pushed: " in done.stdout
+    monday = daily.served
+    lists = {"trained on 1 day": done.stdout.count("trained on 1 day")}
+    assert lists == {"trained on 1 day": 1}
+
+    # A poisoned day stops before training, and is no part of any later day's window.
+    bad = spoilt(every_day[second], home / "bad", "train", flip_labels)
+    daily.put(bad, second)
+    done = daily.run()
+    assert done.returncode == 1
+    assert "DataGate" in done.stderr
+    assert "'click'" in done.stderr
+    assert daily.served == monday
+
+    # The day once more, mended.
+    daily.put(every_day[second], second)
+    done = daily.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"a warm start from {daily.config.artifacts}" in done.stdout
+    assert "trained on 2 days" in done.stdout
+    assert "against the last blessed model" in done.stdout
+    tuesday = daily.served
+    assert tuesday != monday
+    assert vocabulary(tuesday) > vocabulary(monday), "words of both days"
+
+    # A window of one day, and no warm start: on demand.
+    daily.put(every_day[third], third)
+    done = daily.run("--window", "1", "--from-scratch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "from scratch" in done.stdout
+    assert "trained on 1 day" in done.stdout
+    wednesday = daily.served
+    assert not vocabulary(wednesday) >= vocabulary(tuesday), "words of one day alone"
+
+    model = read_lineage(daily.config).outputs["Trainer", "Model"]
+    assert same_files(Path(model.uri) / "Format-Serving", wednesday)
+    assert len([*daily.config.pushed.iterdir()]) == 3
+    for version in (monday, tuesday, wednesday):
+        assert "serving_default" in tf.saved_model.load(str(version)).signatures
