@@ -326,7 +326,7 @@ def retyped(table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "column", "told"),
     [
-        (renamed, "item_genres", "XX"),
+        (renamed, "item_genres", "unknown column; dataset 'simulated' declares "),
         (retyped, "item_age", "got type list<item: string>, expected list<item: float>"),
     ],
 )

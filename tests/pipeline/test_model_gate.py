@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from scipy import special
+from tfx.types import standard_artifacts
 
 from piano_tf.evaluation.lists import Lists, read_lists
 from piano_tf.evaluation.predictions import Predictions, initial_order
@@ -16,7 +20,7 @@ from piano_tf.evaluation.ranking import list_metrics
 from tfx_pipeline.configs import Thresholds
 from tfx_pipeline.gates.measures import ALL_LISTS, Part, measures, parts_of
 from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Comparison, compare
-from tfx_pipeline.pushing import newest_version, same_files
+from tfx_pipeline.pushing import OncePusher, newest_version, same_files
 
 CANDIDATES = 12
 LIMITS = Thresholds()
@@ -300,6 +304,34 @@ def test_the_same_model_is_known_by_its_content(tmp_path: Path) -> None:
     assert not same_files(model, other)
     (same / "assets").write_text("")
     assert not same_files(model, same)
+
+
+def test_a_model_is_pushed_once(tmp_path: Path) -> None:
+    """However often the pipeline runs; another model is pushed beside it."""
+    pushed = tmp_path / "pushed"
+    # TFX names a version by the second.
+    clock = mock.patch("tfx.components.pusher.executor.time", time=itertools.count(100).__next__)
+    first, other = (saved(tmp_path / name / "Format-Serving", name) for name in ("one", "two"))
+    with clock:
+        found = [push(folder.parent, pushed) for folder in (first, first, other, other)]
+    assert [version != "" for version in found] == [True, False, True, False]
+    assert sorted(path.name for path in pushed.iterdir()) == sorted(filter(None, found))
+    assert same_files(pushed / found[2], other)
+
+
+def push(model: Path, pushed: Path) -> str:
+    """OncePusher on a blessed model; the version that it pushed."""
+    artifact, blessing = standard_artifacts.Model(), standard_artifacts.ModelBlessing()
+    output = standard_artifacts.PushedModel()
+    artifact.uri, output.uri = str(model), str(model.parent / "output")
+    blessing.set_int_custom_property("blessed", 1)
+    destination = {"filesystem": {"base_directory": str(pushed)}}
+    OncePusher().Do(
+        {"model": [artifact], "model_blessing": [blessing]},
+        {"pushed_model": [output]},
+        {"push_destination": json.dumps(destination)},
+    )
+    return output.get_string_custom_property("pushed_version")
 
 
 def test_the_newest_version_is_the_highest_that_is_whole(tmp_path: Path) -> None:
