@@ -291,16 +291,17 @@ def _changes(
         for name in JUDGED:
             gain = ours[name].minus(others[name])
             found = gain.interval(users, level)
-            # Where listeners are too few for an interval, NDCG may have changed by all there is.
-            change, low, high = found if np.isfinite(found).all() else (0.0, -1.0, 1.0)
+            if not np.isfinite(found).all():
+                # Of too few listeners: NDCG may have changed by all there is.
+                found = Interval(_known(found.value) or 0.0, -1.0, 1.0)
             yield Change(
                 name=name,
                 part=part,
                 against=against,
                 lists=gain.lists,
-                change=change,
-                low=low,
-                high=high,
+                change=found.value,
+                low=found.low,
+                high=found.high,
                 largest_loss=largest_loss,
                 undecided=undecided,
             )
