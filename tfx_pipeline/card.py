@@ -192,7 +192,10 @@ def _figures_table(compared: Comparison) -> Table:
         (
             one.name,
             str(one.lists),
-            *(_cell(found) for found in (one.model, one.last, one.change, one.first_stage)),
+            _cell(one.model),
+            _number(one.last),
+            _cell(one.change),
+            _number(one.first_stage),
         )
         for one in compared.figures
         if one.part == ALL_LISTS
@@ -218,15 +221,17 @@ def _slice_tables(compared: Comparison) -> Iterator[Table]:
 
 
 def _slice_row(part: str, one: Figure) -> tuple[str, ...]:
-    return part, str(one.lists), _cell(one.model), _cell(one.last), _cell(one.change)
+    return part, str(one.lists), _cell(one.model), _number(one.last), _cell(one.change)
 
 
 def _cell(found: Estimate | None) -> str:
-    if found is None or found.value is None:
-        return _NONE
-    if found.low is None or found.high is None:
-        return f"{found.value:.4f}"
+    if found is None or found.low is None or found.high is None:
+        return _number(found.value if found else None)
     return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.4f}"
 
 
 def _lineage_table(summary: RunSummary) -> Table:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -136,7 +136,7 @@ def jackknife_interval(
     if size < 2:
         return Interval(value, np.nan, np.nan)
     spread = np.sqrt(size / (size - 1) * (((above - value * below) / total) ** 2).sum())
-    half = float(stats.t.ppf((1 + level) / 2, size - 1) * spread)
+    half = float(special.stdtrit(size - 1, (1 + level) / 2) * spread)
     return Interval(value, value - half, value + half)
 
 

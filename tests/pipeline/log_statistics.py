@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 def statistics(log_dir: Path, split: str) -> statistics_pb2.DatasetFeatureStatisticsList:
     """As StatisticsGen's, over examples as ParquetExecutor writes them."""
-    lists = pa.concat_tables([pq.read_table(file) for file in split_files(log_dir, split)])
+    lists = split_table(log_dir, split)
     columns = {}
     for name in lists.column_names:
         values = [one if isinstance(one, list) else [one] for one in lists[name].to_pylist()]
@@ -48,14 +48,31 @@ def findings(
     return find(splits, last, schema, anomalies, log_dir, limits or DataLimits())
 
 
+def split_table(log_dir: Path, split: str) -> pa.Table:
+    """All lists of a split."""
+    return pa.concat_tables([pq.read_table(file) for file in split_files(log_dir, split)])
+
+
+def rewrite(log_dir: Path, split: str, change: Callable[[pa.Table], pa.Table]) -> Path:
+    """Puts a split into one file, changed; returns the file."""
+    changed = change(split_table(log_dir, split))
+    first, *others = split_files(log_dir, split)
+    for file in others:
+        file.unlink()
+    pq.write_table(changed, first)
+    return first
+
+
 def spoilt(logs: Path, folder: Path, split: str, change: Callable[[Rows], None]) -> Path:
     """A copy of a log in which the rows of one split were changed in place."""
+
+    def changed(lists: pa.Table) -> pa.Table:
+        rows = lists.to_pylist()
+        change(rows)
+        return pa.Table.from_pylist(rows, schema=lists.schema)
+
     shutil.copytree(logs, folder)
-    (file,) = split_files(folder, split)
-    schema = pq.read_schema(file)
-    rows = pq.read_table(file).to_pylist()
-    change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+    rewrite(folder, split, changed)
     return folder
 
 

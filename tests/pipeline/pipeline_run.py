@@ -29,6 +29,7 @@ THRESHOLDS = {
     "list_click_auc": 0.0,
     "click_ndcg": 0.0,
     "conversion_ndcg": 0.0,
+    "calibration": 1000.0,
     "largest_loss": 0.01,
     "largest_first_stage_loss": 1.0,
 }

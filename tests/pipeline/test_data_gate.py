@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf import text_format
-from log_statistics import Rows, findings, flip_labels, shuffle_items, spoilt, statistics
-from pipeline_run import piano
+from log_statistics import (
+    Rows,
+    findings,
+    flip_labels,
+    rewrite,
+    shuffle_items,
+    split_table,
+    spoilt,
+    statistics,
+)
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from piano_tf.data import lastfm
-from piano_tf.data.logs import read_spec, split_files
-from piano_tf.features import SPEC_FILE, FeatureSpec
+from piano_tf.data.logs import check_log, read_spec, split_files
+from piano_tf.errors import LogError
+from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
 from piano_tf.simulation.logs import SPEC as SIMULATED
 from tfx_pipeline.configs import DataLimits, Shift
 from tfx_pipeline.gates import identity
@@ -128,22 +139,22 @@ def test_a_list_longer_than_the_schema_allows_is_named(logs: Path, tmp_path: Pat
 @pytest.mark.parametrize("gone", [True, False])
 def test_columns_that_come_or_go_are_named(logs: Path, tmp_path: Path, gone: bool) -> None:
     """The log and its feature spec agree, so that the contract has nothing against it."""
-    folder = spoilt(logs, tmp_path / "log", "train", lambda rows: None)
+    folder = Path(shutil.copytree(logs, tmp_path / "log"))
     spec = json.loads((folder / SPEC_FILE).read_text())
     if gone:
         del spec["item"]["album"]
     else:
         spec["item"]["tempo"] = "float"
     (folder / SPEC_FILE).write_text(json.dumps(spec))
-    for split in ("train", "validation", "test"):
-        (file,) = split_files(folder, split)
-        table = pq.read_table(file)
+
+    def change(lists: pa.Table) -> pa.Table:
         if gone:
-            table = table.drop(["item_album"])
-        else:
-            tempo = [[1.0] * len(items) for items in table["item_id"].to_pylist()]
-            table = table.append_column("item_tempo", pa.array(tempo, pa.list_(pa.float32())))
-        pq.write_table(table, file)
+            return lists.drop(["item_album"])
+        tempo = [[1.0] * len(items) for items in lists["item_id"].to_pylist()]
+        return lists.append_column("item_tempo", pa.array(tempo, pa.list_(pa.float32())))
+
+    for split in SPLITS:
+        rewrite(folder, split, change)
     assert {column for column, _ in named(findings(folder))} == {
         "item_album" if gone else "item_tempo"
     }
@@ -179,7 +190,7 @@ def test_identity_is_agreement_beyond_chance(logs: Path) -> None:
     """Against the definition, pair by pair."""
     rows = [
         pair
-        for row in pq.read_table(split_files(logs, "test")[0]).slice(0, 40).to_pylist()
+        for row in split_table(logs, "test").slice(0, 40).to_pylist()
         for pair in zip(row["item_id"], row["item_language"], strict=True)
     ]
     same = [
@@ -213,7 +224,7 @@ def test_what_describes_what() -> None:
 
 
 def test_measures_are_those_of_the_log(logs: Path) -> None:
-    rows = pq.read_table(split_files(logs, "train")[0]).to_pylist()
+    rows = split_table(logs, "train").to_pylist()
     found = statistics(logs, "train")
     clicks = [click for row in rows for click in row["click"]]
     assert click_rate(found) == pytest.approx(np.mean(clicks))
@@ -222,7 +233,7 @@ def test_measures_are_those_of_the_log(logs: Path) -> None:
     assert history_length(found) == pytest.approx(np.mean(lengths))
     shares = [
         Counter(item for row in rows for item in row["item_id"])
-        for rows in (rows, pq.read_table(split_files(logs, "test")[0]).to_pylist())
+        for rows in (rows, split_table(logs, "test").to_pylist())
     ]
     expected = sum(
         abs(shares[0][item] / shares[0].total() - shares[1][item] / shares[1].total()) / 2
@@ -277,7 +288,7 @@ def test_a_curated_schema_is_within_the_contract(features: FeatureSpec) -> None:
 
 
 def test_any_other_log_is_held_to_the_contract(logs: Path, tmp_path: Path) -> None:
-    folder = spoilt(logs, tmp_path / "log", "train", lambda rows: None)
+    folder = Path(shutil.copytree(logs, tmp_path / "log"))
     spec = read_spec(folder).model_copy(update={"dataset": "shop"})
     (folder / SPEC_FILE).write_text(spec.model_dump_json())
     assert findings(folder) == []
@@ -298,28 +309,44 @@ def test_a_schema_that_says_something_else_has_another_name(tmp_path: Path) -> N
     assert schema_file(FeatureSpec(dataset="shop"), tmp_path) == one
 
 
-# --- for real ---
+# --- the contract, before any statistic ---
 
 
-def test_a_poisoned_log_stops_the_run_before_training(logs: Path, tmp_path: Path) -> None:
-    bad = spoilt(logs, tmp_path / "log", "validation", shuffle_items)
-    home = tmp_path / "home"
-    done = piano("pipeline", "--logs", bad, "--home", home)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: DataGate: ")
-    assert len(done.stderr.splitlines()) == 1
-    page = home / "statistics.html"
-    assert f"(statistics: {page})" in done.stderr
-    assert "facets" in page.read_text()
-    # The table, a line per broken rule.
-    (line,) = [one for one in done.stdout.splitlines() if one.strip().startswith("item_artist")]
-    assert "validation" in line
-    assert "the same 'item_id'" in line
-    assert f"statistics: {page.as_uri()}" in done.stdout
-    assert "✓ ExampleValidator" in done.stdout
-    assert "✗ DataGate" in done.stdout
-    for later in ("Transform", "Trainer", "Evaluator", "Pusher"):
-        assert later not in done.stdout
-    assert not (home / "pushed").exists()
-    # What was refused is not what the next run is held to.
-    assert not [path for path in home.glob("artifacts/DataGate/accepted/**/*") if path.is_file()]
+def renamed(table: pa.Table) -> pa.Table:
+    names = ["item_genres" if name == "item_genre" else name for name in table.column_names]
+    return table.rename_columns(names)
+
+
+def retyped(table: pa.Table) -> pa.Table:
+    texts = [[str(one) for one in row] for row in table["item_age"].to_pylist()]
+    place = table.column_names.index("item_age")
+    return table.set_column(place, "item_age", pa.array(texts, pa.list_(pa.string())))
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "told"),
+    [
+        (renamed, "item_genres", "unknown column; dataset 'simulated' declares "),
+        (retyped, "item_age", "got type list<item: string>, expected list<item: float>"),
+    ],
+)
+def test_a_schema_that_changed_is_named(
+    logs: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], column: str, told: str
+) -> None:
+    folder = Path(shutil.copytree(logs, tmp_path / "log"))
+    file = rewrite(folder, "validation", change)
+    with pytest.raises(LogError) as error:
+        check_log(folder)
+    assert str(error.value).startswith(f"{file}, column {column!r}")
+    assert told in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_truncated_file_is_named(logs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(logs, tmp_path / "log"))
+    file = split_files(folder, "test")[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(LogError) as error:
+        check_log(folder)
+    assert str(error.value).startswith(f"{file}: ")
+    assert len(str(error.value).splitlines()) == 1

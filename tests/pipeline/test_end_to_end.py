@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from log_statistics import shuffle_items, spoilt
 from pipeline_run import CONFIG, THRESHOLDS, Run, piano, written
 
 from piano_tf import NDCG, Encoder, FeatureSpec, ModelCard, ServingModule, dataset, export_model
@@ -47,6 +48,17 @@ STAGES = (
 
 def versions(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "pushed").glob("*"))
+
+
+def files(home: Path, output: str) -> set[Path]:
+    """All files of a stage's output, of all runs."""
+    return {path for path in (home / "artifacts" / output).rglob("*") if path.is_file()}
+
+
+def card(printed: str) -> Path:
+    """The model card that a run names."""
+    (line,) = (one for one in printed.splitlines() if one.startswith("model card: "))
+    return Path(line.removeprefix("model card: "))
 
 
 def newest(home: Path, pattern: str) -> Path:
@@ -92,6 +104,7 @@ def test_a_person_sees_every_stage_and_the_summary(first_run: Run) -> None:
     assert "first stage" in first_run.printed
     assert "blessed" in first_run.printed
     assert str(first_run.home / "pushed") in first_run.printed
+    assert card(first_run.printed).is_relative_to(first_run.home / "runs")
     assert len(first_run.printed.splitlines()) < 60
     assert "Component Trainer is finished" in (first_run.home / "run.log").read_text()
 
@@ -344,6 +357,9 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     assert "is below the threshold 0.9999" in done.stdout
     assert "nothing pushed" in done.stdout
     assert versions(first_run.home) == before
+    page = card(done.stdout).read_text()
+    assert "Model gate: not blessed." in page
+    assert "is below the threshold 0.9999" in page
 
     summary = read_summary(pipeline_config(first_run))
     assert not summary.blessed
@@ -353,7 +369,30 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     assert ndcg.candidate < ndcg.baseline - THRESHOLDS["largest_loss"]
 
 
-def test_a_bad_log_stops_the_pipeline_with_one_sentence(first_run: Run, tmp_path: Path) -> None:
+def test_the_next_model_is_compared_blessed_and_pushed_once(first_run: Run) -> None:
+    before = versions(first_run.home)
+    other = {**CONFIG, "training": {**CONFIG["training"], "seed": 1}}
+    config = written(first_run.home.parent / "other.json", other)
+    trusting = {**THRESHOLDS, "largest_loss": 1.0, "largest_slice_loss": 1.0}
+    thresholds = written(first_run.home.parent / "trusting.json", trusting)
+    done = piano(
+        "pipeline",
+        *("--logs", first_run.logs, "--home", first_run.home),
+        *("--config", config, "--thresholds", thresholds),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "✓ click NDCG@10 against the last blessed model: " in done.stdout
+    assert "\nblessed\n" in done.stdout
+    (new,) = set(versions(first_run.home)) - set(before)
+    assert f"pushed: {first_run.home / 'pushed' / new}\n" in done.stdout
+    summary = read_summary(pipeline_config(first_run))
+    assert summary.lineage.baseline is not None
+    assert summary.lineage.baseline.id != summary.lineage.outputs["Trainer", "Model"].id
+    assert f"Pushed as version {new}." in card(done.stdout).read_text()
+
+
+def test_a_bad_log_stops_the_run_with_one_sentence(first_run: Run, tmp_path: Path) -> None:
+    served, read = versions(first_run.home), files(first_run.home, "ExampleGen/examples")
     bad = tmp_path / "bad"
     shutil.copytree(first_run.logs, bad)
     file = split_files(bad, "test")[0]
@@ -362,12 +401,36 @@ def test_a_bad_log_stops_the_pipeline_with_one_sentence(first_run: Run, tmp_path
     rows[7]["click"][0], rows[7]["conversion"][0] = 0, 1
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), file)
 
-    done = piano("pipeline", "--logs", bad, "--home", tmp_path / "home")
+    done = piano("pipeline", "--logs", bad, "--home", first_run.home)
     assert done.returncode == 1
     assert done.stderr == (
         f"error: ExampleGen: {file}, column 'conversion', row 7: "
         "got 1 at position 0 where 'click' is 0, expected <= click\n"
     )
-    left = (tmp_path / "home" / "artifacts").glob("ExampleGen/examples/**/*")
-    assert not [path for path in left if path.is_file()]
-    assert versions(tmp_path / "home") == []
+    assert files(first_run.home, "ExampleGen/examples") == read
+    assert versions(first_run.home) == served
+
+
+def test_a_poisoned_log_stops_the_run_before_training(first_run: Run, tmp_path: Path) -> None:
+    home, served = first_run.home, versions(first_run.home)
+    accepted = files(home, "DataGate/accepted")
+    bad = spoilt(first_run.logs, tmp_path / "log", "validation", shuffle_items)
+    done = piano("pipeline", "--logs", bad, "--home", home)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: DataGate: ")
+    assert len(done.stderr.splitlines()) == 1
+    page = home / "statistics.html"
+    assert f"(statistics: {page})" in done.stderr
+    assert "facets" in page.read_text()
+    # The table, a line per broken rule.
+    (line,) = [one for one in done.stdout.splitlines() if one.strip().startswith("item_artist")]
+    assert "validation" in line
+    assert "the same 'item_id'" in line
+    assert f"statistics: {page.as_uri()}" in done.stdout
+    assert "✓ ExampleValidator" in done.stdout
+    assert "✗ DataGate" in done.stdout
+    for later in ("Transform", "Trainer", "Evaluator", "Pusher"):
+        assert later not in done.stdout
+    assert versions(home) == served
+    # What was refused is not what the next run is held to.
+    assert files(home, "DataGate/accepted") == accepted

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from scipy import special
+from tfx.types import standard_artifacts
 
-from piano_tf.evaluation.lists import Lists
+from piano_tf.evaluation.lists import Lists, read_lists
 from piano_tf.evaluation.predictions import Predictions, initial_order
+from piano_tf.evaluation.probability import auc, probability_metrics
+from piano_tf.evaluation.ranking import list_metrics
 from tfx_pipeline.configs import Thresholds
-from tfx_pipeline.gates.measures import ALL_LISTS, Part
+from tfx_pipeline.gates.measures import ALL_LISTS, Part, measures, parts_of
 from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Comparison, compare
-from tfx_pipeline.pushing import newest_version, same_files
+from tfx_pipeline.pushing import OncePusher, newest_version, same_files
 
 CANDIDATES = 12
 LIMITS = Thresholds()
@@ -163,6 +169,123 @@ def test_without_two_listeners_nothing_is_shown() -> None:
     assert all(one.is_undecided for one in found.changes)
 
 
+# --- slices ---
+
+
+def slices(truth: Lists, count: int) -> list[Part]:
+    number = np.arange(len(truth)) % count
+    return [Part(f"device {one}", number == one) for one in range(count)]
+
+
+def test_a_loss_on_a_slice_alone_refuses_and_is_named() -> None:
+    truth = lists(2000)
+    ten = slices(truth, 10)
+    scores = initial_order(truth).copy()
+    scores[ten[3].members] = noisy(truth, 30.0, seed=1)[ten[3].members]
+    limits = LIMITS.model_copy(update={"largest_loss": 0.2, "largest_first_stage_loss": 1.0})
+    found = measured(truth, scores, initial_order(truth), limits, *ten)
+    assert len(found.complaints) == 2
+    assert found.complaints[0].startswith("click NDCG@10 where device 3 is ")
+    assert {one.part for one in found.changes if one.against == FIRST_STAGE} == {ALL_LISTS}
+
+
+def test_noise_on_many_slices_refuses_no_model() -> None:
+    """Nothing is lost, and of 120 intervals as narrow as that of all lists some would say so."""
+    truth = lists(800)
+    many = slices(truth, 20)  # of 40 lists and 20 listeners each
+    limits = LIMITS.model_copy(
+        update={"largest_slice_loss": 0.0, "undecided": "bless", "largest_first_stage_loss": 1.0}
+    )
+    for seed in range(6):
+        one, other = (noisy(truth, 0.5, seed=2 * seed + which) for which in (0, 1))
+        assert measured(truth, one, other, limits, *many).complaints == ()
+
+
+def test_parts_are_quarters_and_declared_columns(tiny, tmp_path: Path) -> None:
+    devices = ("phone", "", "speaker")
+    rows = [tiny.row(number, context_device=devices[number % 3]) for number in range(120)]
+    log_dir = tiny.write(tmp_path / "log", rows)
+    truth = read_lists(log_dir, "test")
+    parts = {part.name: part.members for part in parts_of(truth, log_dir, "test")}
+    assert next(iter(parts)) == ALL_LISTS
+    assert parts[ALL_LISTS].all()
+    declared = [name for name in parts if name.startswith("context_device")]
+    assert declared == [f"context_device {one}" for one in ("unknown", "phone", "speaker")]
+    assert sum(parts[name] for name in declared).tolist() == [1] * len(truth)
+    assert {"history length", "query frequency", "item popularity"} <= {
+        " ".join(name.split()[:2]) for name in parts
+    }
+
+
+# --- figures ---
+
+
+def padded(count: int = 80, seed: int = 3) -> tuple[Lists, Predictions]:
+    """Lists of unlike lengths, some without a click, and coarse predictions with many ties."""
+    rng = np.random.default_rng(seed)
+    whole = lists(count, seed)
+    mask = np.arange(CANDIDATES) < rng.integers(1, CANDIDATES + 1, count)[:, np.newaxis]
+    labels = {"click": mask & (rng.random(mask.shape) < 0.2)}
+    labels["conversion"] = labels["click"] & (rng.random(mask.shape) < 0.6)
+    click = np.where(mask, np.round(rng.beta(2, 5, mask.shape) + 0.2 * labels["click"], 1), 0)
+    of_list = np.round(rng.random(count), 1)
+    truth = Lists(**{**vars(whole), "mask": mask, "labels": labels})
+    return truth, Predictions(click, np.clip(click, 0, 1), click / 2, of_list, of_list / 2)
+
+
+def test_figures_are_those_of_the_library() -> None:
+    truth, predicted = padded()
+    found = {name: one.value for name, one in measures(truth, predicted).items()}
+    expected = probability_metrics(truth, predicted)
+    order = list_metrics(truth, predicted.score)
+    for label in ("click", "conversion"):
+        for k in (1, 3, 5, 10):
+            assert found[f"{label} NDCG@{k}"] == pytest.approx(
+                np.nanmean(order[f"{label}_ndcg_{k}"])
+            )
+        for k in (5, 10):
+            assert found[f"{label} MAP@{k}"] == pytest.approx(np.nanmean(order[f"{label}_map_{k}"]))
+        assert found[f"{label} AUC"] == pytest.approx(expected[f"{label}_auc"])
+        assert found[f"{label} group AUC"] == pytest.approx(expected[f"{label}_group_auc"])
+        assert found[f"list {label} AUC"] == pytest.approx(expected[f"list_{label}_auc"])
+        real = truth.mask
+        mean = getattr(predicted, label)[real].mean() / truth.labels[label][real].mean()
+        assert found[f"{label} calibration"] == pytest.approx(mean)
+        mean = getattr(predicted, f"list_{label}").mean() / truth.any(label).mean()
+        assert found[f"list {label} calibration"] == pytest.approx(mean)
+
+
+def test_the_interval_of_auc_is_that_of_drawing_listeners() -> None:
+    """Against a bootstrap that computes AUC anew each time."""
+    truth, predicted = padded(300)
+    users = np.unique(truth.user_id)
+    place = np.searchsorted(users, truth.user_id)
+    rows = np.nonzero(truth.mask)[0]
+    y, p = truth.labels["click"][truth.mask], predicted.click[truth.mask]
+    rng = np.random.default_rng(0)
+    draws = [
+        auc(
+            y,
+            p,
+            np.bincount(rng.integers(0, len(users), len(users)), minlength=len(users))[place][rows],
+        )
+        for _ in range(1000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    found = measures(truth, predicted)["click AUC"].interval(truth.user_id, 0.95)
+    assert found.value == pytest.approx(auc(y, p))
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_what_cannot_be_said_is_none() -> None:
+    truth, predicted = padded(30)
+    none = Lists(**{**vars(truth), "labels": {k: v & False for k, v in truth.labels.items()}})
+    found = compare(none, predicted, predicted, [Part(ALL_LISTS, np.ones(30, bool))], LIMITS)
+    assert {one.model.value for one in found.figures} == {None}
+    assert Comparison.from_json(found.model_dump_json()) == found
+
+
 # --- what is served already ---
 
 
@@ -181,6 +304,34 @@ def test_the_same_model_is_known_by_its_content(tmp_path: Path) -> None:
     assert not same_files(model, other)
     (same / "assets").write_text("")
     assert not same_files(model, same)
+
+
+def test_a_model_is_pushed_once(tmp_path: Path) -> None:
+    """However often the pipeline runs; another model is pushed beside it."""
+    pushed = tmp_path / "pushed"
+    # TFX names a version by the second.
+    clock = mock.patch("tfx.components.pusher.executor.time", time=itertools.count(100).__next__)
+    first, other = (saved(tmp_path / name / "Format-Serving", name) for name in ("one", "two"))
+    with clock:
+        found = [push(folder.parent, pushed) for folder in (first, first, other, other)]
+    assert [version != "" for version in found] == [True, False, True, False]
+    assert sorted(path.name for path in pushed.iterdir()) == sorted(filter(None, found))
+    assert same_files(pushed / found[2], other)
+
+
+def push(model: Path, pushed: Path) -> str:
+    """OncePusher on a blessed model; the version that it pushed."""
+    artifact, blessing = standard_artifacts.Model(), standard_artifacts.ModelBlessing()
+    output = standard_artifacts.PushedModel()
+    artifact.uri, output.uri = str(model), str(model.parent / "output")
+    blessing.set_int_custom_property("blessed", 1)
+    destination = {"filesystem": {"base_directory": str(pushed)}}
+    OncePusher().Do(
+        {"model": [artifact], "model_blessing": [blessing]},
+        {"pushed_model": [output]},
+        {"push_destination": json.dumps(destination)},
+    )
+    return output.get_string_custom_property("pushed_version")
 
 
 def test_the_newest_version_is_the_highest_that_is_whole(tmp_path: Path) -> None:

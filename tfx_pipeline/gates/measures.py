@@ -53,6 +53,13 @@ class Measure(NamedTuple):
         """How many count."""
         return int(np.count_nonzero(~np.isnan(self.above)))
 
+    @property
+    def value(self) -> float:
+        """The figure over lists; nan where none counts."""
+        counted = ~np.isnan(self.above)
+        total = self.below[counted].sum()
+        return float(self.above[counted].sum() / total) if total > 0 else np.nan
+
     def minus(self, other: Measure) -> Measure:
         """What is gained on another model's."""
         return Measure(self.above - other.above, self.below)
@@ -68,7 +75,7 @@ class Measure(NamedTuple):
           The limits are nan where too few listeners count.
         """
         found = jackknife_interval(self.above, self.below, users, level)
-        if len(set(users[~np.isnan(self.above)])) < LEAST_LISTENERS:
+        if len(np.unique(users[~np.isnan(self.above)])) < LEAST_LISTENERS:
             return Interval(found.value, np.nan, np.nan)
         return found
 

@@ -61,7 +61,7 @@ class Estimate(Frozen):
 
     @classmethod
     def of(cls, found: Interval) -> "Estimate":
-        return cls(**{name: x if math.isfinite(x) else None for name, x in found._asdict().items()})
+        return cls(**{name: _known(x) for name, x in found._asdict().items()})
 
 
 class Figure(Frozen):
@@ -81,9 +81,9 @@ class Figure(Frozen):
     part: str
     lists: int
     model: Estimate
-    last: Estimate | None = None
+    last: float | None = None
     change: Estimate | None = None
-    first_stage: Estimate | None = None
+    first_stage: float | None = None
 
 
 class Change(Frozen):
@@ -232,13 +232,15 @@ def compare(
     """
     figures: list[Figure] = []
     changes: list[Change] = []
+    _, listeners = np.unique(lists.user_id.astype(str), return_inverse=True)
     for part in parts:
         some, members = lists.only(part.members), part.members
+        users = listeners[members]
         ours = measures(some, said.only(members))
         theirs = measures(some, last.only(members)) if last is not None else {}
         first = order_measures(some, initial_order(some))
-        figures += _figures(part.name, some.user_id, ours, theirs, first, limits.level)
-        changes += _changes(part.name, some.user_id, ours, theirs, first, limits, len(parts) - 1)
+        figures += _figures(part.name, users, ours, theirs, first, limits.level)
+        changes += _changes(part.name, users, ours, theirs, first, limits, len(parts) - 1)
     return Comparison(figures=tuple(figures), changes=tuple(changes))
 
 
@@ -249,19 +251,21 @@ def _figures(
     part: str, users: np.ndarray, ours: Measures, theirs: Measures, first: Measures, level: float
 ) -> Iterator[Figure]:
     for name, own in ours.items():
-        others = {}
-        if name in theirs:
-            others["last"] = theirs[name]
-            others["change"] = own.minus(theirs[name])
-        if name in first:
-            others["first_stage"] = first[name]
+        last = theirs.get(name)
         yield Figure(
             name=name,
             part=part,
             lists=own.lists,
             model=Estimate.of(own.interval(users, level)),
-            **{key: Estimate.of(one.interval(users, level)) for key, one in others.items()},
+            last=_known(last.value) if last else None,
+            change=Estimate.of(own.minus(last).interval(users, level)) if last else None,
+            first_stage=_known(first[name].value) if name in first else None,
         )
+
+
+def _known(value: float) -> float | None:
+    """None for what cannot be computed: JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _changes(
@@ -287,16 +291,17 @@ def _changes(
         for name in JUDGED:
             gain = ours[name].minus(others[name])
             found = gain.interval(users, level)
-            # Where listeners are too few for an interval, NDCG may have changed by all there is.
-            change, low, high = found if np.isfinite(found).all() else (0.0, -1.0, 1.0)
+            if not np.isfinite(found).all():
+                # Of too few listeners: NDCG may have changed by all there is.
+                found = Interval(_known(found.value) or 0.0, -1.0, 1.0)
             yield Change(
                 name=name,
                 part=part,
                 against=against,
                 lists=gain.lists,
-                change=change,
-                low=low,
-                high=high,
+                change=found.value,
+                low=found.low,
+                high=found.high,
                 largest_loss=largest_loss,
                 undecided=undecided,
             )

@@ -1,0 +1,112 @@
+"""The model card: everything of a run on one page, for blessed and refused models alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from piano_tf.evaluation.lists import read_lists
+from piano_tf.evaluation.predictions import Predictions, initial_order
+from tfx_pipeline.card import CARD_FILE, Span, html, write_card
+from tfx_pipeline.configs import PipelineConfig, Thresholds
+from tfx_pipeline.gates.measures import parts_of
+from tfx_pipeline.gates.model import compare
+from tfx_pipeline.gates.serving import Verdict
+from tfx_pipeline.lineage import Lineage
+from tfx_pipeline.summary import Metric, RunSummary
+
+
+@pytest.fixture
+def config(log_dir: Path, tmp_path: Path) -> PipelineConfig:
+    return PipelineConfig(logs=log_dir, home=tmp_path / "home")
+
+
+@pytest.fixture
+def blessed(config: PipelineConfig) -> RunSummary:
+    """Of a model that does as the last one did."""
+    lists = read_lists(config.logs, "test")
+    score = initial_order(lists)
+    same = Predictions(
+        score,
+        lists.mask * 0.4,
+        lists.mask * 0.2,
+        np.full(len(lists), 0.9),
+        np.full(len(lists), 0.5),
+    )
+    parts = parts_of(lists, config.logs, "test")
+    lenient = Thresholds(undecided="bless")
+    kinds = {
+        ("ExampleGen", "Examples"): 3,
+        ("Trainer", "Model"): 8,
+        ("ModelGate", "ModelBlessing"): 9,
+    }
+    return RunSummary(
+        metrics=(Metric("click AUC", 0.71, lower_bound=0.55),),
+        compared=compare(lists, same, same, parts, lenient),
+        blessed=True,
+        served=Verdict(reasons=(), requests=5, p50_ms=12.5, latency_ms=250),
+        pushed=config.pushed / "1700000000",
+        lineage=Lineage(
+            run="2024-01-05T06:07:08.5",
+            outputs={
+                key: mlmd.Artifact(id=number, type=key[1], uri=f"/artifacts/{number}")
+                for key, number in kinds.items()
+            },
+            baseline=mlmd.Artifact(id=4, type="Model", uri="/artifacts/4"),
+        ),
+    )
+
+
+def test_the_card_of_a_blessed_model(config: PipelineConfig, blessed: RunSummary) -> None:
+    page = write_card(config, blessed)
+    assert page == config.runs / "2024-01-05T06-07-08.5" / CARD_FILE
+    text = page.read_text()
+    assert "<h1>Model 8 on tiny</h1>" in text
+    for sentence in (
+        "Model gate: blessed.",
+        "Serving gate: 5 golden requests answered over gRPC, p50 12.5 ms (at most 250).",
+        "Pushed as version 1700000000.",
+    ):
+        assert f"<li>{sentence}</li>" in text
+    assert '<li class="complaint">' not in text
+    for artifact in (3, 4, 8, 9):
+        assert f"<td>{artifact}</td><td>/artifacts/{artifact}</td>" in text
+    for part in {figure.part for figure in blessed.compared.figures}:
+        assert f"<td>{part}</td>" in text
+    assert "<td>serving.latency_ms</td><td>250.0</td>" in text
+    assert "&#34;learning_rate&#34;" in text
+    # Needs nothing else.
+    assert "src=" not in text
+    assert "http" not in text
+
+
+def test_the_card_of_a_refused_model_says_why(config: PipelineConfig, blessed: RunSummary) -> None:
+    refused = dataclasses.replace(
+        blessed,
+        metrics=(Metric("click AUC", 0.51, lower_bound=0.55),),
+        blessed=False,
+        served=Verdict(reasons=("<normal>: click is not finite",), latency_ms=250),
+        pushed=None,
+    )
+    text = html(config, refused)
+    assert "<li>Model gate: not blessed.</li>" in text
+    assert "click AUC 0.5100 is below the threshold 0.5500</li>" in text
+    assert "<li>Serving gate: not fit to be served.</li>" in text
+    assert "&lt;normal&gt;: click is not finite</li>" in text
+    assert "<li>Not pushed: what is served stays as it is.</li>" in text
+    served_already = dataclasses.replace(blessed, pushed=None)
+    assert "<li>Not pushed: it is served already.</li>" in html(config, served_already)
+
+
+def test_a_span_is_that_of_its_lists(tiny, tmp_path: Path) -> None:
+    log_dir = tiny.write(tmp_path / "log", [tiny.row(number) for number in range(40)])
+    spans = [Span.read(log_dir, split) for split in ("train", "validation", "test")]
+    assert spans[0].first == 0
+    assert spans[-1].last == 39
+    assert sum(span.lists for span in spans) == 40
+    assert all(one.last < other.first for one, other in itertools.pairwise(spans))
