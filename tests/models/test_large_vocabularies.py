@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 
 from piano_tf import models
-from piano_tf.config import Config, EncodingConfig, ModelConfig
+from piano_tf.config import Config, EncodingConfig, ModelConfig, ScoreConfig
 from piano_tf.data.batches import labels_of
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import ConfigError
-from piano_tf.export import ModelCard, ScoreConfig, ServingModule, export_model
+from piano_tf.export import ModelCard, ServingModule, export_model
 from piano_tf.features import LABELS
+from piano_tf.layers.compositional_embedding import table_rows
 from piano_tf.losses import RerankingLoss
 
 SPACE = 10_000_000_000  # one in a hundred of 10^8 strings shares its id with another
@@ -72,3 +73,12 @@ def test_pretrained_vectors_are_full_tables(table: str) -> None:
     text = f'{{"encoding": {{"tables": {{"{table}": {{"compositional": true}}}}}}}}'
     with pytest.raises(ConfigError, match=rf"encoding\.tables\.{table} is compositional, and "):
         Config.from_json(text)
+
+
+@pytest.mark.parametrize("power", [8, 10, 12])
+def test_the_memory_table_says_what_tables_take(power: int) -> None:
+    rows = sum(table_rows(10**power))
+    megabytes = rows * 64 * 4 / 1e6
+    shared = 100 * -np.expm1(-IDS / 10**power)
+    line = f"| compositional, 10^{power} buckets | {rows:,} | {megabytes:.3g} MB | {shared:.2g} % |"
+    assert line in (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
