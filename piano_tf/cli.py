@@ -299,8 +299,19 @@ def _write(read: Callable[[], Any], to: _Destination) -> None:
 )
 @click.option("--config", type=_FILE, help="JSON of a Config.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the configuration's.")
-def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) -> None:
-    """Train on LOGS in Keras alone, and export the model."""
+@click.option(
+    "--checkpoints",
+    type=_FOLDER,
+    help="Folder of checkpoints while it trains; the same command goes on from there if stopped.",
+)
+def train(
+    log_dir: Path,
+    output: Path,
+    config: Path | None,
+    seed: int | None,
+    checkpoints: Path | None,
+) -> None:
+    """Train on LOGS in Keras alone, on what hardware there is, and export the model."""
     from piano_tf.config import Config
     from piano_tf.data.logs import read_spec
     from piano_tf.files import require_room
@@ -314,12 +325,17 @@ def train(log_dir: Path, output: Path, config: Path | None, seed: int | None) ->
     require_room(output)
     _require_exportable(chosen, config)
     from piano_tf.export import ModelCard, ServingModule, export_model
+    from piano_tf.hardware import choose_strategy, is_chief
     from piano_tf.training import EncodedLog, fit_log
 
+    strategy = choose_strategy()  # before TensorFlow is used for anything else
     read_spec(log_dir)
     verbose = "auto" if sys.stdout.isatty() else 2  # a bar is nothing to read in a file
     with EncodedLog(log_dir, chosen.encoding) as log:
-        fitted, encoder = fit_log(log, chosen, verbose=verbose), log.encoder
+        fitted = fit_log(log, chosen, checkpoints=checkpoints, verbose=verbose)
+        encoder = log.encoder
+    if not is_chief(strategy):
+        return
     module = ServingModule(fitted.model, encoder, encoder.features, fitted.score)
     card = ModelCard(inputs=encoder.inputs, config=chosen, score=fitted.score)
     click.echo(f"score: log p(click) + {fitted.score.conversion:g} log p(conversion | click)")

@@ -89,7 +89,7 @@ _Tables = Annotated[
     pydantic.BeforeValidator(
         lambda value: tuple(value.items()) if isinstance(value, Mapping) else value
     ),
-    pydantic.PlainSerializer(dict),
+    pydantic.PlainSerializer(dict, return_type=dict[str, TableConfig]),
 ]
 
 
@@ -312,6 +312,9 @@ class TrainingConfig(Frozen):
       patience: Epochs without a better validation NDCG@10 before training stops.
       debiasing: Whether the listwise loss weights clicks by inverse propensity, and whence; null
         takes them as they are. Only for logs of lists that were really shown in their order.
+      mixed_precision: Whether layers compute in half precision, and in which; weights, losses and
+        outputs stay in float32, and float16's losses are scaled. Null computes in float32.
+      xla: Whether steps are compiled by XLA, anew for each shape of a batch. One replica alone.
       checkpoint_steps: Steps between checkpoints, where a folder for them is given.
       seed: Of initialisation, shuffling and dropout.
     """
@@ -321,6 +324,8 @@ class TrainingConfig(Frozen):
     learning_rate: float = pydantic.Field(default=3e-3, ge=0.0)
     patience: int = pydantic.Field(default=2, ge=1)
     debiasing: DebiasingConfig | None = None
+    mixed_precision: Literal["mixed_bfloat16", "mixed_float16"] | None = None
+    xla: bool = False
     checkpoint_steps: int = pydantic.Field(default=500, ge=1)
     seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 

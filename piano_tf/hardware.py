@@ -7,10 +7,11 @@ the whole, and gradients are summed. So the same configuration learns the same o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -113,6 +114,26 @@ def _part(batch: Any, number: tf.Tensor, replicas: int) -> Any:
     lists = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
     start, end = number * lists // replicas, (number + 1) * lists // replicas
     return tf.nest.map_structure(lambda values: values[start:end], batch)
+
+
+@contextlib.contextmanager
+def precision(policy: str | None) -> Iterator[None]:
+    """Layers made inside have Keras's precision policy of this name; that of before for None."""
+    mixed = tf.keras.mixed_precision
+    before = mixed.global_policy()
+    mixed.set_global_policy(policy or before)
+    try:
+        yield
+    finally:
+        mixed.set_global_policy(before)
+
+
+def require_compilable(strategy: tf.distribute.Strategy) -> None:
+    """Raises a `ConfigError` for several replicas: XLA compiles no sums over them."""
+    if strategy.num_replicas_in_sync > 1:
+        raise ConfigError(
+            f"training.xla: got true with {strategy.num_replicas_in_sync} replicas; expected false"
+        )
 
 
 def over_replicas(values: tf.Tensor) -> tf.Tensor:

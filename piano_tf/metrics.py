@@ -94,6 +94,13 @@ def _auc() -> tf.keras.metrics.AUC:
     )
 
 
+def _update(
+    inner: tf.keras.metrics.Metric, truth: tf.Tensor, logits: tf.Tensor, real: tf.Tensor
+) -> None:
+    """Takes in what is real; by weights, for XLA compiles no shapes that depend on values."""
+    inner.update_state(truth, tf.where(real, logits, 0.0), tf.cast(real, tf.float32))
+
+
 class ItemAUC(ListMetric):
     """AUC of one output over all shown items.
 
@@ -106,9 +113,7 @@ class ItemAUC(ListMetric):
         self.label = label
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
-        self.inner.update_state(
-            tf.boolean_mask(labels[self.label], mask), tf.boolean_mask(outputs[self.label], mask)
-        )
+        _update(self.inner, labels[self.label], outputs[self.label], mask)
 
 
 class ListAUC(ListMetric):
@@ -125,9 +130,7 @@ class ListAUC(ListMetric):
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
         target = list_targets(tf.cast(labels[self.label], tf.float32), mask, "any")
         shown = tf.reduce_any(mask, axis=1)  # a list of padding only is no list
-        self.inner.update_state(
-            tf.boolean_mask(target, shown), tf.boolean_mask(outputs[f"list_{self.label}"], shown)
-        )
+        _update(self.inner, target, outputs[f"list_{self.label}"], shown)
 
 
 def default_metrics(propensity: np.ndarray | None = None) -> list[ListMetric]:

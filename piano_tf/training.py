@@ -29,7 +29,7 @@ from piano_tf.data.logs import split_files
 from piano_tf.epochs import Position, run_epochs
 from piano_tf.errors import ConfigError
 from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
-from piano_tf.hardware import choose_strategy, is_chief
+from piano_tf.hardware import choose_strategy, is_chief, precision, require_compilable
 from piano_tf.losses import RerankingLoss
 from piano_tf.masks import mask_of
 from piano_tf.pretraining import interactions_of, pretrain
@@ -91,7 +91,7 @@ def fit(
 
     Raises:
       ConfigError: Debiasing is configured, and there are no propensities, or a model or a loss that
-        cannot be weighted by them.
+        cannot be weighted by them; or XLA is, and there are several replicas.
       PianoError: The checkpoints there are of another training.
     """
     if config.training.debiasing is not None and config.model.name in models.TREES:
@@ -105,12 +105,19 @@ def fit(
             "(`piano train`, `piano compare`); expected null"
         )
     strategy = strategy or choose_strategy()
+    if config.training.xla:
+        require_compilable(strategy)
     tf.keras.utils.set_random_seed(config.training.seed)
-    with strategy.scope(), restorable_dropout() if checkpoints else contextlib.nullcontext():
+    with (
+        strategy.scope(),
+        precision(config.training.mixed_precision),
+        restorable_dropout() if checkpoints else contextlib.nullcontext(),
+    ):
         model = models.build(inputs, config.model)
         toward = None
-        if (checkpoints or warm_start) and isinstance(model, models.Reranker):
-            model(next(iter(validation))[0])  # makes all weights
+        needs_weights = checkpoints or warm_start or config.training.mixed_precision
+        if isinstance(model, models.Reranker) and needs_weights:
+            model(next(iter(validation))[0])  # every layer is made here, and as it should be
             if warm_start is not None:
                 warm_start.give(model)
                 toward = warm_start.vectors(model)
@@ -130,6 +137,7 @@ def fit(
             optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
             loss=RerankingLoss(config.loss, propensity),
             metrics=metrics.default_metrics(propensity),
+            jit_compile=config.training.xla,
         )
         if checkpoints:
             model.optimizer.build(model.trainable_variables)

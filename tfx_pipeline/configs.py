@@ -167,6 +167,11 @@ class PipelineConfig(Frozen):
         return self.home / "pushed"
 
     @property
+    def checkpoints(self) -> Path:
+        """Those of a training that is not over."""
+        return self.home / "checkpoints"
+
+    @property
     def runs(self) -> Path:
         """A folder for each run that made a model, with its card."""
         return self.home / "runs"

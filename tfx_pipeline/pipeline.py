@@ -107,7 +107,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         base_model=earlier.model if config.warm_start else None,
         train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
         eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
-        custom_config={**trainer.custom_config(config.config, features), **code},
+        custom_config={**trainer.custom_config(config, features), **code},
     )
     model_evaluator = tfx.components.Evaluator(
         examples=examples,

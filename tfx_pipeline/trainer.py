@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
+from piano_tf.checkpoints import Checkpoints, fingerprint
 from piano_tf.config import Config
 from piano_tf.data.encoding import learnt_vocabularies
 from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
 from piano_tf.features import LABELS, SPLITS, FeatureSpec, InputSpec
+from piano_tf.hardware import choose_strategy, is_chief
 from piano_tf.training import fit
 from piano_tf.warm_start import Earlier, WarmStart
 from tfx_pipeline.configs import PipelineConfig
@@ -21,11 +24,16 @@ from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_datas
 
 _CONFIG = "config"
 _FEATURES = "features"
+_CHECKPOINTS = "checkpoints"
 
 
-def custom_config(config: Config, features: FeatureSpec) -> dict[str, str]:
+def custom_config(config: PipelineConfig, features: FeatureSpec) -> dict[str, str]:
     """What `run_fn` must be told, as Trainer's `custom_config`."""
-    return {_CONFIG: config.model_dump_json(), _FEATURES: features.model_dump_json()}
+    return {
+        _CONFIG: config.config.model_dump_json(),
+        _FEATURES: features.model_dump_json(),
+        _CHECKPOINTS: str(config.checkpoints),
+    }
 
 
 def splits(config: PipelineConfig) -> list[str]:
@@ -34,7 +42,12 @@ def splits(config: PipelineConfig) -> list[str]:
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
-    """Trains with early stopping on validation, logs to TensorBoard, and writes the SavedModel."""
+    """Trains with early stopping on validation, logs to TensorBoard, and writes the SavedModel.
+
+    A run that was interrupted goes on from its last checkpoint. Of several workers the chief alone
+    writes.
+    """
+    strategy = choose_strategy()
     config = Config.from_json(fn_args.custom_config[_CONFIG])
     require_exportable(config.model)
     features = FeatureSpec.from_json(fn_args.custom_config[_FEATURES])
@@ -51,18 +64,23 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         train_files, output, spec, batch_size=size, shuffle_seed=config.training.seed
     )
     validation = encoded_dataset(validation_files, output, spec, batch_size=size)
+    callbacks = [
+        tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
+        tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
+    ]
     fitted = fit(
         train,
         validation,
         inputs,
         config,
         warm_start=_warm_start(fn_args.base_model, output, inputs, config),
-        callbacks=[
-            tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
-            tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
-        ],
+        callbacks=callbacks if is_chief(strategy) else (),
+        strategy=strategy,
+        checkpoints=_checkpoints(fn_args, config, inputs),
         verbose=2,
     )
+    if not is_chief(strategy):
+        return
     NEWS.info("score: log p(click) + %g log p(conversion | click)", fitted.score.conversion)
     module = ServingModule(fitted.model, TransformEncoder(output, spec), features, fitted.score)
     card = ModelCard(inputs=inputs, config=config, score=fitted.score)
@@ -101,6 +119,22 @@ def _warm_start(
     new = ", ".join(f"{count:,} of {name}" for name, count in start.new_ids().items() if count)
     NEWS.info("a warm start from %s (new ids: %s)", base_model, new or "none")
     return start
+
+
+def _checkpoints(
+    fn_args: tfx.components.FnArgs, config: Config, inputs: InputSpec
+) -> Checkpoints:
+    """Where no stage's outputs are, for TFX removes those of what failed."""
+    patterns = [*fn_args.train_files, *fn_args.eval_files]
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    if fn_args.base_model is not None:
+        files.append(f"{fn_args.base_model}/saved_model.pb")
+    name = fingerprint(config, inputs, files)
+    folder = Path(fn_args.custom_config[_CHECKPOINTS])
+    for other in folder.glob("*"):  # of a run that was killed, and then not wanted any more
+        if other.name != name:
+            shutil.rmtree(other)
+    return Checkpoints(folder / name, name)
 
 
 def _tell(epoch: int, logs: Mapping[str, float]) -> None:

@@ -6,6 +6,7 @@ import collections
 from pathlib import Path
 from typing import Any
 
+import farmhash
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from piano_tf.config import EncodingConfig
 from piano_tf.data.encoding import Encoder, compress, encode
 from piano_tf.data.tokens import tokens
+from piano_tf.errors import ConfigError
 from piano_tf.features import ACTIONS, Axis, FeatureSpec
 from piano_tf.masks import mask_of
 
@@ -92,6 +94,54 @@ def test_unseen_values_fall_into_the_buckets_after_the_vocabulary() -> None:
     assert ids.max() < encoder.inputs.rows["item_id"] == 1 + known + oov
     expected = known + 1 + tf.strings.to_hash_bucket_fast(unseen, oov).numpy()
     assert (ids == expected).all()
+
+
+@pytest.mark.parametrize("buckets", [1, 7, 10_000_000_000])
+def test_hashed_ids_are_those_of_the_strings_alone(buckets: int) -> None:
+    """FarmHash64, of present and past items alike, from 1; padding is still 0."""
+    encoder = encoder_of({}, tables={"item_id": {"buckets": buckets}}, query_length=1)
+    raw = raw_lists(["live", ""], [["y", "x"], ["x"]], [[("", "x", "click", 0.0)], []])
+    encoded = encoder(raw)
+    x, y = (farmhash.fingerprint64(text) % buckets + 1 for text in ("x", "y"))
+    assert encoded["item_id"].numpy().tolist() == [[y, x], [x, 0]]
+    assert encoded["history_item_id"].numpy().tolist() == [[x], [0]]
+    assert encoder.inputs.rows["item_id"] == 1 + buckets
+
+
+def test_hashed_words_of_queries() -> None:
+    encoder = encoder_of({}, tables={"query": {"buckets": 99}}, query_length=3)
+    encoded = encoder(
+        raw_lists(["Live jazz", ""], [["x"], ["x"]], [[("jazz", "x", "click", 0)], []])
+    )
+    live, jazz = (farmhash.fingerprint64(text) % 99 + 1 for text in ("live", "jazz"))
+    assert encoded["query"].numpy().tolist() == [[live, jazz, 0], [0, 0, 0]]
+    assert encoded["history_query"].numpy().tolist() == [[[jazz, 0, 0]], [[0, 0, 0]]]
+
+
+def test_nothing_is_counted_of_what_is_hashed(log_dir: Path) -> None:
+    encoder = Encoder.fit(log_dir, EncodingConfig(tables={"item_id": {"buckets": 50}}))
+    assert "item_id" not in encoder.vocabularies
+    assert set(encoder.vocabularies) == {"user_id", "query", "user_country", "context_device"} | {
+        "item_artist"
+    }
+    assert encoder.inputs.rows.keys() == encoder.features.tables("string").keys()
+
+
+def test_strings_share_buckets_as_often_as_chance_has_it() -> None:
+    """n strings in B buckets: each is alone with probability (1 - 1 / B)^(n - 1)."""
+    n, buckets = 20_000, 40_000
+    ids = tf.strings.to_hash_bucket_fast([f"track:{number}" for number in range(n)], buckets)
+    _, counts = np.unique(ids, return_counts=True)
+    alone = (1 - 1 / buckets) ** (n - 1)
+    deviation = np.sqrt(alone * (1 - alone) / n)
+    assert abs((counts == 1).sum() / n - alone) < 5 * deviation
+
+
+def test_a_table_that_there_is_not_is_one_sentence(log_dir: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"encoding\.tables: got 'track', expected one of user_id, "
+    ):
+        Encoder.fit(log_dir, EncodingConfig(tables={"track": {"buckets": 50}}))
 
 
 def test_unseen_tokens_of_present_and_past_queries_share_a_bucket() -> None:

@@ -22,7 +22,17 @@ from piano_tf.features import LABELS
 from piano_tf.models import build
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, input_spec, preprocessing_fn
 
-ENCODING = EncodingConfig(query_length=9, history_length=2, oov_buckets=3)
+ENCODING = EncodingConfig(
+    query_length=9,
+    history_length=2,
+    oov_buckets=3,
+    # One of each kind that learns nothing from data, or is no full table.
+    tables={
+        "user_id": {"buckets": 10_000_000_000, "compositional": True},
+        "item_artist": {"buckets": 7},
+        "user_country": {"compositional": True},
+    },
+)
 QUERIES = [query for query, _ in EXAMPLES]
 TEXTS = [query for query in QUERIES if isinstance(query, str)]  # a log holds nothing else
 
@@ -90,6 +100,7 @@ def test_vocabularies_are_the_same(tiny, keras_encoder: Encoder, transformed) ->
     for name, expected in keras_encoder.vocabularies.items():
         assert [s.decode() for s in transformed.vocabulary_by_name(name)] == [*expected], name
     assert len(keras_encoder.vocabularies["query"]) > 100
+    assert {"user_id", "item_artist"}.isdisjoint(keras_encoder.vocabularies)
     spec = EncodingSpec(features=tiny.spec, encoding=ENCODING)
     assert input_spec(transformed, spec) == keras_encoder.inputs
 

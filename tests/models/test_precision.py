@@ -1,0 +1,126 @@
+"""The numerical laws of re-rankers, of PIANO as it trains in half precision and compiled by XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from piano_tf import models
+from piano_tf.config import ModelConfig
+from piano_tf.data.encoding import Batch, Encoder
+from piano_tf.features import LABELS, OUTPUTS, Axis
+from piano_tf.hardware import precision
+from piano_tf.losses import RerankingLoss
+from piano_tf.masks import mask_of
+
+LISTS = 8
+
+
+class Setting(NamedTuple):
+    """How a model computes.
+
+    Attributes:
+      policy: Keras's precision policy.
+      xla: Whether it is compiled.
+      tolerance: Of logits, which are of size 1: bfloat16 has 8 bits, and rounds at every layer.
+    """
+
+    policy: str | None
+    xla: bool
+    tolerance: float
+
+
+SETTINGS = [
+    Setting(None, True, 1e-4),
+    Setting("mixed_bfloat16", False, 0.1),
+    Setting("mixed_bfloat16", True, 0.1),
+]
+
+
+class Computed(NamedTuple):
+    """A model's answers in a setting, and in float32 without XLA."""
+
+    answer: Callable[[Batch], Batch]
+    plain: Callable[[Batch], Batch]
+    tolerance: float
+
+
+@pytest.fixture(scope="module")
+def batch(tiny, encoder: Encoder) -> Batch:
+    return encoder(tiny.raw(tiny.rows(LISTS)))
+
+
+@pytest.fixture(
+    scope="module", params=SETTINGS, ids=lambda s: f"{s.policy or 'float32'}{'-xla' * s.xla}"
+)
+def computed(request, encoder: Encoder, batch: Batch, tiny_model: ModelConfig) -> Computed:
+    setting: Setting = request.param
+    tf.keras.utils.set_random_seed(0)
+    plain = models.build(encoder.inputs, tiny_model)
+    plain(batch)
+    rng = np.random.default_rng(1)
+    for weight in plain.trainable_weights:
+        fan_in = weight.shape[0] if weight.shape.rank > 1 else 1
+        weight.assign(rng.normal(0, min(0.4, fan_in**-0.5), weight.shape))
+    with precision(setting.policy):
+        model = models.build(encoder.inputs, tiny_model)
+        model(batch)
+    model.set_weights(plain.get_weights())
+    answer = tf.function(lambda given: model(given), jit_compile=True) if setting.xla else model
+    return Computed(answer, plain, setting.tolerance)
+
+
+def assert_close(found: Batch, expected: Batch, mask: tf.Tensor, tolerance: float) -> None:
+    """Where a list is real; `found` may be wider."""
+    for name in OUTPUTS:
+        one, other = found[name].numpy(), expected[name].numpy()
+        if one.ndim == 2:
+            one = one[:, : other.shape[1]][mask]
+            other = other[mask]
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_outputs_are_float32_and_near_those_of_float32(computed: Computed, batch: Batch) -> None:
+    found, mask = computed.answer(batch), mask_of(batch, Axis.ITEM).numpy()
+    assert all(values.dtype == tf.float32 for values in found.values())
+    assert np.ptp(found["click"].numpy()[mask]) > 5 * computed.tolerance  # or nothing is shown
+    assert_close(found, computed.plain(batch), mask, computed.tolerance)
+
+
+def test_padding_changes_nothing(computed: Computed, batch: Batch) -> None:
+    def wider(name: str, values: tf.Tensor) -> tf.Tensor:
+        if values.shape.rank == 1 or name == "query":
+            return values
+        return tf.pad(values, [[0, 0], [0, 2], *[[0, 0]] * (values.shape.rank - 2)])
+
+    more = {name: wider(name, values) for name, values in batch.items()}
+    mask = mask_of(batch, Axis.ITEM).numpy()
+    assert_close(computed.answer(more), computed.answer(batch), mask, computed.tolerance)
+
+
+def test_other_lists_change_nothing(computed: Computed, batch: Batch) -> None:
+    order = np.arange(LISTS)[::-1]
+    turned = {name: tf.gather(values, order) for name, values in batch.items()}
+    expected = {name: tf.gather(v, order) for name, v in computed.answer(batch).items()}
+    mask = mask_of(turned, Axis.ITEM).numpy()
+    assert_close(computed.answer(turned), expected, mask, computed.tolerance)
+
+
+def test_conversion_is_never_likelier_than_click(computed: Computed, batch: Batch) -> None:
+    found, mask = computed.answer(batch), mask_of(batch, Axis.ITEM).numpy()
+    assert (found["conversion"].numpy()[mask] <= found["click"].numpy()[mask] + 1e-5).all()
+    assert (found["list_conversion"].numpy() <= found["list_click"].numpy() + 1e-5).all()
+
+
+def test_a_list_of_padding_only_is_finite_and_teaches_nothing(computed, batch: Batch) -> None:
+    blank = {name: tf.zeros_like(values) for name, values in batch.items()}
+    blank |= {name: batch[name] for name in ("user_id", "query")}
+    found = computed.answer(blank)
+    assert all(np.isfinite(values).all() for values in found.values())
+    mask = mask_of(blank, Axis.ITEM)
+    labels = {label: tf.zeros(mask.shape) for label in LABELS}
+    assert RerankingLoss()(labels, found, mask) == 0
