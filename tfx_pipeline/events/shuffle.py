@@ -17,6 +17,8 @@ import pyarrow as pa
 
 from piano_tf.files import replacing
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
@@ -52,17 +54,25 @@ class PieceWriter:
                 self.pieces.batches.setdefault(key, []).append(self._written)
                 self._written += 1
 
-    def divide(self, keys: np.ndarray, rows: pa.Table) -> None:
-        """Appends each row for its own key [n]; those of one key stay in their order."""
-        if not len(keys):
-            return
-        order = np.argsort(keys, kind="stable")
-        rows = rows.take(pa.array(order)).combine_chunks()
-        ends = np.append(np.flatnonzero(np.diff(keys[order])) + 1, len(keys))
-        start = 0
-        for end in ends.tolist():
-            self.add(keys[order[start]].item(), rows.slice(start, end - start))
-            start = end
+    def divide(self, keys: np.ndarray, rows: pa.Table, order: np.ndarray | None = None) -> None:
+        """Appends each row for its own key, without a copy of all of them at once.
+
+        Args:
+          keys: [n].
+          rows: [n].
+          order: [n] that in which rows of one key shall stand; None is as they do.
+        """
+        order = np.arange(len(keys)) if order is None else order
+        rows = rows.combine_chunks()
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            some = order[start : start + _ROWS_AT_ONCE]
+            some = some[np.argsort(keys[some], kind="stable")]
+            its_keys, found = keys[some], rows.take(pa.array(some))
+            ends = np.append(np.flatnonzero(np.diff(its_keys)) + 1, len(some))
+            first = 0
+            for end in ends.tolist():
+                self.add(its_keys[first].item(), found.slice(first, end - first))
+                first = end
 
 
 @contextmanager
