@@ -1,7 +1,6 @@
-"""Rows on their way from one stage to the next: Arrow files that are mapped into memory.
+"""Rows on their way from one stage to the next, in Arrow files.
 
-Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many;
-what one of them reads of it is not copied, so that a part of a piece costs no more than itself.
+Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many.
 """
 
 from __future__ import annotations
@@ -88,14 +87,26 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
 
 
 def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
-    """What there is for a key, file by file."""
+    """What there is for a key, file by file; of it nothing is in memory but what is looked at."""
     for one in pieces:
         if numbers := one.batches.get(key):
             with pa.memory_map(str(one.path)) as source:
-                file = pa.ipc.open_file(source)
-                yield pa.Table.from_batches([file.get_batch(number) for number in numbers])
+                yield _batches(source, numbers)
 
 
 def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
-    """All that there is for a key."""
-    return pa.concat_tables([schema.empty_table(), *parts(pieces, key)])
+    """All that there is for a key, in memory.
+
+    Where pieces are small, mapping them would take more: the system maps much around each.
+    """
+    found = [schema.empty_table()]
+    for one in pieces:
+        if numbers := one.batches.get(key):
+            with pa.OSFile(str(one.path)) as source:
+                found.append(_batches(source, numbers))
+    return pa.concat_tables(found)
+
+
+def _batches(source: pa.NativeFile, numbers: list[int]) -> pa.Table:
+    file = pa.ipc.open_file(source)
+    return pa.Table.from_batches([file.get_batch(number) for number in numbers])

@@ -48,7 +48,7 @@ HELD_BACK = "held_back"
 DEAD_LETTERS = "dead_letters"
 
 _EVENTS_AT_ONCE = 25_000  # of a shard of users; a day is never divided
-_LISTS_AT_ONCE = 8_192
+_LISTS_AT_ONCE = 4_096
 _FAULT = "fault.txt"
 _ALL = 0  # the one key of what is not divided
 
