@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import matplotlib
-
+from piano_tf.pages import picture, templates
 from tfx_pipeline.events.config import EventsConfig
-from tfx_pipeline.events.plots import Plot, plots
+from tfx_pipeline.events.plots import plots
 from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
 
 REPORT_FILE = "report.html"
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("tfx_pipeline.events", "."),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates("tfx_pipeline.events")
 
 
 def sentences(said: dict[str, Any]) -> Iterator[str]:
@@ -60,7 +50,7 @@ def write_report(said: dict[str, Any], tally: Tally, config: EventsConfig, folde
         rows=list(_rows(said)),
         unreadable=said[UNREADABLE_FILES],
         unknown=[f"{sentence}." for sentence in _unknown(said)],
-        pictures=[_picture(plot) for plot in plots(tally)],
+        pictures=[picture(plot) for plot in plots(tally)],
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
@@ -89,18 +79,3 @@ def _rows(said: dict[str, Any]) -> Iterator[_Row]:
         yield _Row(kind, "", *counts, f"{every / read:.2%}")
         for reason, count in dead.items():
             yield _Row(kind, reason, "", "", f"{count:,}", f"{count / read:.2%}")
-
-
-class _Picture(NamedTuple):
-    title: str
-    caption: str
-    source: str
-
-
-def _picture(plot: Plot) -> _Picture:
-    """The figure as an SVG inside an address; the same figure gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "piano"}):
-        plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return _Picture(plot.title, plot.caption, source)
