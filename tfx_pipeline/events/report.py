@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 from piano_tf.pages import picture, templates
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.plots import plots
-from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
+from tfx_pipeline.events.reconciliation import (
+    NEAR_UNTIL,
+    NEVER_MET,
+    NO_SNAPSHOT,
+    UNREADABLE_FILES,
+    UNTIL,
+    Tally,
+)
 
 REPORT_FILE = "report.html"
 
 _TEMPLATES = templates("tfx_pipeline.events")
+_FEW = (
+    0.001  # of all events on the last two days: then the newest may be of a clock that runs ahead
+)
 
 
 def sentences(said: dict[str, Any]) -> Iterator[str]:
@@ -28,7 +38,7 @@ def sentences(said: dict[str, Any]) -> Iterator[str]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dead.items())
         letters = f", {sum(dead.values()):,} dead letters ({reasons})" if dead else ""
         yield f"{kind}: {found['read']:,} read, {found['used']:,} used{letters}"
-    yield from _unknown(said)
+    yield from _notes(said)
     if files := said[UNREADABLE_FILES]:
         yield f"set aside, with events of unknown number: {', '.join(files)}"
 
@@ -49,13 +59,23 @@ def write_report(said: dict[str, Any], tally: Tally, config: EventsConfig, folde
         facts=f"Lists: {counts}. Observed until {said[UNTIL]}{how}.",
         rows=list(_rows(said)),
         unreadable=said[UNREADABLE_FILES],
-        unknown=[f"{sentence}." for sentence in _unknown(said)],
+        notes=[f"{sentence}." for sentence in _notes(said)],
         pictures=[picture(plot) for plot in plots(tally)],
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
-def _unknown(said: dict[str, Any]) -> Iterator[str]:
+def _notes(said: dict[str, Any]) -> Iterator[str]:
+    """What somebody should know, if there is anything."""
+    near = said[NEAR_UNTIL]
+    if near and near["events"] <= max(1, _FEW * near["of"]):
+        yield (
+            f"only {near['events']:,} of {near['of']:,} events are of the UTC day of the newest or "
+            "the day before: a clock that runs ahead may have set the end of observation, which "
+            '"until" in the mapping gives'
+        )
+    if count := said[NEVER_MET]:
+        yield f"users to forget whom no row names: {count:,}"
     words = {"item": "shown items have", "user": "lists have a user with"}
     for kind, count in said[NO_SNAPSHOT].items():
         if count:
