@@ -69,13 +69,13 @@ class Picture(NamedTuple):
 
 
 def picture(plot: Plot) -> Picture:
-    """A plot for a page; the same one gives the same text."""
+    """A plot for a page; one that is drawn alike gives the same text."""
     source = "data:image/svg+xml;base64," + base64.b64encode(svg(plot.figure)).decode()
     return Picture(plot.title, plot.caption, source)
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG; the same one gives the same bytes."""
+    """A figure as SVG; one that is drawn alike gives the same bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "piano"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
