@@ -147,7 +147,7 @@ def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     """Cuts the days into splits, and says what became of all events."""
     _require_columns(tally, job.config)
     lists = tally.of(tallies.SETTLED)
-    said = reconciliation(tally)
+    said = reconciliation(tally, job.config, len(job.guard.forgotten))
     if not lists:
         raise PianoError(_no_lists(said))
     counts = dict.fromkeys(SPLITS, 0)

@@ -159,9 +159,11 @@ def _read_file(file: File, job: Job) -> Done:
         for batch in reading.read(file.path, kind, job.config, job.guard.forgotten):
             tally.read(kind, batch.rows)
             tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
+            tallies.count_met(batch.met, tally)
             table, forgotten, requests = job.guard.passed(kind, batch.table)
             if kind in EVENTS:
                 newest = max(newest, pc.max(table["time"]).as_py() or 0)
+                tallies.count_days(table, tally)
             _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
             out[kind].divide(_home(kind, table, job.shards), table)
             requests = pa.concat_tables([of_unsound(batch.forgotten), requests])
