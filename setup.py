@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=["piano_tf*", "tfx_pipeline*", "serving*"]),
     package_data={
         "serving": ["deployment/*", "README.md"],
-        "piano_tf": ["py.typed", "evaluation/*.jinja"],
+        "piano_tf": ["py.typed", "*.jinja", "evaluation/*.jinja"],
         "tfx_pipeline": ["events/*.jinja"],
     },
     python_requires=">=3.10,<3.11",
