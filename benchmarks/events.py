@@ -327,17 +327,7 @@ def runs_of(millions: list[float]) -> list[Run]:
 def table(found: list[Measured]) -> str:
     """A row for each run, in Markdown; of stages the seconds, and in brackets the processor's."""
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
-    header = [
-        "events",
-        "days",
-        "lists",
-        "mean history",
-        "s",
-        "ratio",
-        "processor s",
-        "ratio",
-        "events/s",
-    ]
+    header = ["events", "days", "lists", "mean history", "s", "ratio", "processor s", "ratio"]
     header += ["events/s", "peak MiB", "ratio", *stages]
     lines = [header, ["---:"] * len(header)]
     for one in found:
