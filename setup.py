@@ -13,6 +13,8 @@ PIPELINE = [
     "google-api-core<2.26",
     "google-auth<2.41",
     "google-cloud-aiplatform==1.71.0",
+    # Of Kubeflow only the messages: its own packages ask for another pydantic.
+    "kfp-pipeline-spec==0.1.16",
 ]
 
 setup(
@@ -25,7 +27,7 @@ setup(
     packages=find_packages(include=["piano_tf*", "tfx_pipeline*", "serving*"]),
     package_data={
         "serving": ["deployment/*", "README.md"],
-        "piano_tf": ["py.typed", "evaluation/*.jinja"],
+        "piano_tf": ["py.typed", "*.jinja", "evaluation/*.jinja"],
         "tfx_pipeline": ["*.jinja", "events/*.jinja", "schemas/*.pbtxt"],
     },
     python_requires=">=3.10,<3.11",

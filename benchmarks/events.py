@@ -31,14 +31,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from piano_tf.features import SPLITS
+from piano_tf.pages import svg
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01 00:00 UTC
@@ -73,6 +74,7 @@ class Measured:
     Attributes:
       run: Which.
       events, lists: How many there were, and how many were built of them.
+      history: Mean number of entries in the history of a list.
       seconds: Stage -> how long it took, in order.
       work: Stage -> seconds that processors worked for it in the job's own process.
       processor: The same of all processes, from their start to their end.
@@ -83,6 +85,7 @@ class Measured:
     run: Run
     events: int
     lists: int
+    history: float
     seconds: dict[str, float]
     work: dict[str, float]
     processor: float
@@ -271,14 +274,29 @@ def measure(run: Run, beam_args: list[str]) -> Measured:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         found = json.loads(said.splitlines()[-1])
-        lists = sum(
-            pq.read_metadata(file).num_rows
-            for split in SPLITS
-            for file in (folder / "logs" / split).glob("*.parquet")
-        )
+        lists, entries = _written(folder / "logs")
     return Measured(
-        run, events, lists, found["seconds"], found["work"], processor, peak, found["start"]
+        run,
+        events,
+        lists,
+        entries / lists,
+        found["seconds"],
+        found["work"],
+        processor,
+        peak,
+        found["start"],
     )
+
+
+def _written(log_dir: Path) -> tuple[int, int]:
+    """How many lists a log has, and how many entries their histories."""
+    lists = entries = 0
+    for split in SPLITS:
+        for file in (log_dir / split).glob("*.parquet"):
+            ages = pq.ParquetFile(file).read(["history_age"]).column(0)
+            lists += len(ages)
+            entries += pc.sum(pc.list_value_length(ages)).as_py()
+    return lists, entries
 
 
 def _memory(root: psutil.Process) -> float:
@@ -309,8 +327,8 @@ def runs_of(millions: list[float]) -> list[Run]:
 def table(found: list[Measured]) -> str:
     """A row for each run, in Markdown; of stages the seconds, and in brackets the processor's."""
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
-    header = ["events", "days", "lists", "s", "ratio", "processor s", "ratio", "events/s"]
-    header += ["peak MiB", "ratio", *stages]
+    header = ["events", "days", "lists", "mean history", "s", "ratio", "processor s", "ratio"]
+    header += ["events/s", "peak MiB", "ratio", *stages]
     lines = [header, ["---:"] * len(header)]
     for one in found:
         lines.append(
@@ -318,6 +336,7 @@ def table(found: list[Measured]) -> str:
                 f"{one.run.name} ({one.events:,})",
                 f"{one.run.days}",
                 f"{one.lists:,}",
+                f"{one.history:.1f}",
                 f"{one.whole:.1f}",
                 f"{one.whole / found[0].whole:.2f}",
                 f"{one.processor:.1f}",
@@ -385,13 +404,16 @@ def main() -> None:
         return
     found = []
     for run in runs_of(chosen.millions):
-        found.append(measure(run, beam_args))
-        print(found[-1], flush=True)
+        one = measure(run, beam_args)
+        print(
+            f"{run.name}: {one.whole:.0f} s, {one.processor:.0f} of processors, {one.peak:.0f} MiB"
+        )
+        sys.stdout.flush()
+        found.append(one)
     print(table(found))
     if chosen.output:
         chosen.output.with_suffix(".md").write_text(table(found) + "\n")
-        with matplotlib.rc_context({"svg.hashsalt": "piano"}):
-            plot(found).savefig(chosen.output.with_suffix(".svg"), metadata={"Date": None})
+        chosen.output.with_suffix(".svg").write_bytes(svg(plot(found)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
@@ -31,6 +32,7 @@ from piano_tf.experiment.policies import (
 )
 from piano_tf.experiment.served import exported
 from piano_tf.experiment.traffic import past_of_the_log
+from piano_tf.pages import STYLE, svg
 from piano_tf.simulation import SimulationConfig, World
 from piano_tf.simulation.behaviour import Appeal
 from piano_tf.simulation.draws import Ints, logistic
@@ -141,7 +143,8 @@ def main(world_file: Path, model: Path, output: Path) -> None:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.with_suffix(".md").write_text(f"{table.caption}\n\n{table.markdown()}\n")
-    plot(points).savefig(output.with_suffix(".svg"), metadata={"Date": None})
+    with matplotlib.rc_context(STYLE):
+        output.with_suffix(".svg").write_bytes(svg(plot(points)))
     print(table.markdown())
 
 
@@ -158,10 +161,9 @@ def plot(points: Points) -> Figure:
                 ctr, cvr = zip(*[(ctr, cvr) for _, ctr, cvr in points[name]], strict=True)
                 axes.plot(ctr, cvr, marker="o", markersize=4, color=f"C{number}", label=name)
         axes.set_xlabel("CTR: lists with a click")
-        axes.spines[["top", "right"]].set_visible(False)
     whole.set_ylabel("CVR: lists with a conversion")
-    whole.legend(frameon=False, fontsize="small")
-    near.set_title("nearer", fontsize="medium")
+    whole.legend()
+    near.set_title("nearer")
     return figure
 
 

@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow.compute as pc
 
 from piano_tf.data.logs import read_columns, read_spec
 from piano_tf.evaluation.tables import Table
 from piano_tf.features import LABELS, SPLITS
 from piano_tf.files import replacing
+from piano_tf.pages import templates
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import Comparison, Estimate, Figure
@@ -36,14 +36,6 @@ _OF_SLICES = (
     "list click calibration",
 )
 _VERSIONS = ("tensorflow", "tfx")
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("tfx_pipeline", "."),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +88,25 @@ def html(config: PipelineConfig, summary: RunSummary) -> str:
     spans = [Span.read(config.log, split) for split in SPLITS]
     model = summary.lineage.outputs["Trainer", "Model"].id
     versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
-    return _TEMPLATES.get_template("card.html.jinja").render(
-        title=f"Model {model} on {read_spec(config.log).dataset}",
-        facts=f"Run of {summary.lineage.run}; {versions}.",
-        verdicts=list(_verdicts(summary)),
-        complaints=(*summary.complaints, *summary.served.reasons),
-        tables=[
-            _data_table(spans, config.log),
-            _bounds_table(summary),
-            _changes_table(summary.compared),
-            _figures_table(summary.compared),
-            *_slice_tables(summary.compared),
-            _lineage_table(summary),
-            _limits_table(config),
-        ],
-        config=config.config.model_dump_json(indent=2),
+    return (
+        templates("tfx_pipeline")
+        .get_template("card.html.jinja")
+        .render(
+            title=f"Model {model} on {read_spec(config.log).dataset}",
+            facts=f"Run of {summary.lineage.run}; {versions}.",
+            verdicts=list(_verdicts(summary)),
+            complaints=(*summary.complaints, *summary.served.reasons),
+            tables=[
+                _data_table(spans, config.log),
+                _bounds_table(summary),
+                _changes_table(summary.compared),
+                _figures_table(summary.compared),
+                *_slice_tables(summary.compared),
+                _lineage_table(summary),
+                _limits_table(config),
+            ],
+            config=config.config.model_dump_json(indent=2),
+        )
     )
 
 

@@ -121,9 +121,7 @@ def _warm_start(
     return start
 
 
-def _checkpoints(
-    fn_args: tfx.components.FnArgs, config: Config, inputs: InputSpec
-) -> Checkpoints:
+def _checkpoints(fn_args: tfx.components.FnArgs, config: Config, inputs: InputSpec) -> Checkpoints:
     """Where no stage's outputs are, for TFX removes those of what failed."""
     patterns = [*fn_args.train_files, *fn_args.eval_files]
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))

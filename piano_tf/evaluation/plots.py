@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -17,28 +16,9 @@ from piano_tf.evaluation.results import Comparison
 from piano_tf.evaluation.summary import GAINS, TRADE_OFF, Row, slices_of
 from piano_tf.evaluation.tables import ranked
 from piano_tf.features import LABELS, OUTPUTS
+from piano_tf.pages import COLOURS, INK, MARK, STYLE, Plot
 
-_REFERENCE = "#d1495b"
-_RIVALS = ("#00798c", "#edae49", "#30638e", "#7b9e4c", "#8d6a9f", "#56b4e9", "#a0673f")
 _OTHER = "#9a9a9a"
-_INK = "#333333"
-
-_STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
 
 _OUTPUT_NAMES = {
     "click": "items: click",
@@ -48,24 +28,9 @@ _OUTPUT_NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A figure and what it says.
-
-    Attributes:
-      title: What is seen.
-      caption: How to read it.
-      figure: The picture.
-    """
-
-    title: str
-    caption: str
-    figure: Figure
-
-
 def plots(comparison: Comparison) -> Iterator[Plot]:
     """All figures that there is something to show in."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         yield _quality(comparison)
         if comparison.ablated:
             yield _ablations(comparison)
@@ -80,12 +45,12 @@ class _Look:
     def __init__(self, comparison: Comparison) -> None:
         reference = comparison.reference
         rivals = [row for row in ranked(comparison.models) if row.name != reference]
-        shown = rivals[: len(_RIVALS)]
+        shown = rivals[: len(COLOURS)]
         self.reference = reference
         self.rows = [*shown, comparison.row(reference)]  # the reference last, on top
         self.left_out = len(rivals) - len(shown)
-        self.colours = {row.name: colour for row, colour in zip(shown, _RIVALS, strict=False)} | {
-            reference: _REFERENCE
+        self.colours = {row.name: colour for row, colour in zip(shown, COLOURS, strict=False)} | {
+            reference: MARK
         }
 
     def colour(self, name: str) -> str:
@@ -134,7 +99,7 @@ def _quality(comparison: Comparison) -> Plot:
     for axes, metric, label in zip(panels, GAINS, LABELS, strict=True):
         _dots(axes, rows, [row.values[metric] for row in rows], look)
         initial = comparison.row(INITIAL_ORDER).values[metric].value
-        axes.axvline(initial, color=_INK, linestyle="--", linewidth=1)
+        axes.axvline(initial, color=INK, linestyle="--", linewidth=1)
         axes.set_title(f"{label} NDCG@10")
     figure.legend([panels[0].lines[-1]], [INITIAL_ORDER], loc="outside lower center")
     panels[1].set_yticklabels([])
@@ -154,7 +119,7 @@ def _ablations(comparison: Comparison) -> Plot:
     figure, panels = _panels(len(GAINS), height=1.1 + 0.27 * len(rows))
     for axes, metric, label in zip(panels, GAINS, LABELS, strict=True):
         _dots(axes, rows, [row.leads[metric][:3] for row in rows], look)
-        axes.axvline(0, color=_INK, linewidth=1)
+        axes.axvline(0, color=INK, linewidth=1)
         axes.set_title(f"lead in {label} NDCG@10")
     panels[1].set_yticklabels([])
     return Plot(
@@ -191,7 +156,7 @@ def _trade_off(comparison: Comparison) -> Plot:
         if weight in (0.0, 1.0, TRADE_OFF[-1]):
             axes.annotate(f"b = {weight:g}", (x, y), (5, 5), textcoords="offset points", zorder=6)
     initial = [comparison.row(INITIAL_ORDER).values[metric].value for metric in GAINS]
-    axes.plot(*initial, "x", color=_INK, label=INITIAL_ORDER)
+    axes.plot(*initial, "x", color=INK, label=INITIAL_ORDER)
     axes.set_xlabel("click NDCG@10")
     axes.set_ylabel("conversion NDCG@10")
     look.legend(figure, axes)
@@ -232,7 +197,7 @@ def _gains(comparison: Comparison) -> Plot:
                     label=row.name,
                     zorder=style["zorder"],
                 )
-            axes.axhline(0, color=_INK, linewidth=1)
+            axes.axhline(0, color=INK, linewidth=1)
             axes.grid(visible=False, axis="x")
             axes.set_xticks(range(len(parts)), [part.name for part in parts])
             axes.set_xlabel(feature)
@@ -256,7 +221,7 @@ def _calibration(comparison: Comparison) -> Plot:
             curve = row.calibration[output]
             axes.plot(curve.predicted, curve.observed, marker=".", **look.line(row.name))
             furthest = max(furthest, *curve.predicted, *curve.observed)
-        axes.plot([0, furthest], [0, furthest], color=_INK, linewidth=1, linestyle=":")
+        axes.plot([0, furthest], [0, furthest], color=INK, linewidth=1, linestyle=":")
         axes.set_title(_OUTPUT_NAMES[output])
         axes.set_xlabel("predicted")
         axes.set_ylabel("observed")

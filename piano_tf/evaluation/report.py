@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import jinja2
-import matplotlib
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from piano_tf.evaluation import tables
 from piano_tf.evaluation.config import ORDERS
 from piano_tf.evaluation.conventions import conventions
-from piano_tf.evaluation.plots import Plot, plots
+from piano_tf.evaluation.plots import plots
 from piano_tf.evaluation.results import Comparison, results_table, summary_table
 from piano_tf.evaluation.tables import Table
 from piano_tf.features import LABELS
 from piano_tf.files import replacing
+from piano_tf.pages import picture, templates
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.parquet"
@@ -28,13 +23,7 @@ SUMMARY_FILE = "summary.parquet"
 MARKDOWN_FILE = "results.md"
 FILES = (RESULTS_FILE, SUMMARY_FILE, MARKDOWN_FILE, REPORT_FILE)
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("piano_tf.evaluation", "."),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates("piano_tf.evaluation")
 
 
 def remove_results(output: Path) -> None:
@@ -81,7 +70,7 @@ def markdown(comparison: Comparison) -> str:
 
 def html(comparison: Comparison) -> str:
     """The report."""
-    pictures = [_picture(plot) for plot in plots(comparison)]
+    pictures = [picture(plot) for plot in plots(comparison)]
     shown = _tables(comparison)
     if comparison.records:
         shown.append(tables.training_table(comparison))
@@ -131,24 +120,6 @@ def _tables(comparison: Comparison) -> list[Table]:
     if comparison.searches:
         found.append(tables.search_table(comparison))
     return found
-
-
-class _Picture(NamedTuple):
-    title: str
-    caption: str
-    source: str
-
-
-def _picture(plot: Plot) -> _Picture:
-    return _Picture(plot.title, plot.caption, _data_uri(plot.figure))
-
-
-def _data_uri(figure: Figure) -> str:
-    """The figure as an SVG inside an address; the same figure gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "piano"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _versions(comparison: Comparison) -> Sequence[str]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from piano_tf.experiment.measures import (
     sums,
 )
 from piano_tf.files import replacing
+from piano_tf.pages import INK, STYLE, svg
 from piano_tf.simulation.queries import FAMILIES, Kind
 
 RESULTS_FILE = "results.md"
@@ -286,12 +288,11 @@ def lift_by_day(experiment: Experiment) -> Figure:
             days = 1 + np.arange(len(lift))
             axes.plot(days, 100 * lift, color=f"C{number}", label=name)
             axes.plot(days, 100 * (truth - 1), color=f"C{number}", linestyle=":")
-        axes.axhline(0, color="#333333", linewidth=0.8)
-        axes.set_title(f"lift of {measure.name}, %: measured (lines), true (dots)", fontsize=10)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_title(f"lift of {measure.name}, %: measured (lines), true (dots)")
         axes.set_xlabel("days")
-        axes.spines[["top", "right"]].set_visible(False)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -355,8 +356,8 @@ def write_experiment(experiment: Experiment, output: Path) -> Path:
     for table in shown:
         sections += [f"## {table.title}", table.caption, table.markdown()]
     sections += ["![Lift by day: measured (lines) and true (dots)](lift_by_day.svg)"]
-    with replacing(output / "lift_by_day.svg") as partial:
-        lift_by_day(experiment).savefig(partial, format="svg", metadata={"Date": None})
+    with replacing(output / "lift_by_day.svg") as partial, matplotlib.rc_context(STYLE):
+        partial.write_bytes(svg(lift_by_day(experiment)))
     with replacing(output / "results.parquet") as partial:
         rows = list(_rows(experiment))
         columns = dict.fromkeys(name for row in rows for name in row)

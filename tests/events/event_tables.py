@@ -15,6 +15,7 @@ from event_streams import SECOND, Stream
 from reference import DAY, Event, Rebuilt, Rules
 
 from tfx_pipeline.events.config import EventsConfig
+from tfx_pipeline.events.in_process import Built, build
 from tfx_pipeline.events.tables import schemas
 
 SALT = "PIANO_TEST_SALT"
@@ -133,6 +134,12 @@ def tables_of(stream: Stream, config: EventsConfig) -> dict[str, pa.Table]:
     }
 
 
+def built_of(stream: Stream, folder: Path, *, days_at_once: int | None = None) -> Built:
+    """What the job's rules make of a stream; `folder` is for the list of users to forget."""
+    config = EventsConfig.model_validate(mapping_of(stream.rules, folder))
+    return build(tables_of(stream, config), config, days_at_once=days_at_once)
+
+
 def file_rows(table: str, events: list[Event]) -> list[Event]:
     """Events of a table as rows in the columns of the mapping's files."""
 
@@ -192,6 +199,12 @@ def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
+def rows_in(place: Path) -> list[Event]:
+    """Rows of a Parquet file, or of a folder's in the order of their names."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place] * place.exists()
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
 def expected_letters(rebuilt: Rebuilt) -> Counter[Letter]:
     """The reference's dead letters: (kind, reason, time, user, request, item) -> how many."""
     found: Counter[Letter] = Counter()
@@ -208,7 +221,7 @@ def expected_letters(rebuilt: Rebuilt) -> Counter[Letter]:
     return found
 
 
-def found_letters(dead_letters: pa.Table) -> Counter[Letter]:
+def found_letters(dead_letters: list[Event]) -> Counter[Letter]:
     """The job's dead letters, likewise."""
     names = ("kind", "reason", "time", "user_id", "request_id", "item_id")
-    return Counter(tuple(row[name] for name in names) for row in dead_letters.to_pylist())
+    return Counter(tuple(row[name] for name in names) for row in dead_letters)

@@ -20,6 +20,7 @@ from piano_tf.data.splits import ByDate
 from piano_tf.errors import LogError, PianoError
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.job import run
+from tfx_pipeline.events.report import sentences
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01, 00:00 UTC
@@ -250,6 +251,83 @@ def test_of_forgotten_users_nothing_is_left(
         assert "ann" not in text and "Zoë" not in text, file
     assert {len(row["user_id"]) for row in lists_of(out)} == {32}
     assert {row["history_item_id"][0] for row in lists_of(out)[1:]} == {"b"}
+
+
+@pytest.mark.parametrize(("shards", "in_order"), [(1, True), (5, False)])
+def test_users_to_forget_who_were_never_met_are_counted_and_not_named(
+    tmp_path: Path, shards: int, in_order: bool
+) -> None:
+    """One is met in searches, one in a click that lacks its item, one in a purchase."""
+    lone = {"uid": "cleo", "time": START}
+    folder = write(tmp_path / "in", lines=[json.dumps(lone).encode()], buys=["Di,c,soon,purchase"])
+    table = pq.read_table(folder / "searches/1.parquet")
+    if not in_order:
+        for number, part in enumerate((table.slice(3), table.slice(0, 3))):
+            pq.write_table(part, folder / f"searches/{number + 1}.parquet")
+    (folder / "forget.txt").write_text("zzz\nann\nnobody\nDi\ncleo\nann\n")
+    out = tmp_path / "out"
+    said = built(folder, out, privacy={"forget": "forget.txt"}, shards=shards)
+    assert said["to forget, never met"] == 2
+    assert "users to forget whom no row names: 2" in list(sentences(said))
+    text = (out / "report.html").read_text() + (out / "reconciliation.json").read_text()
+    assert "users to forget whom no row names: 2.<" in text
+    assert "zzz" not in text and "nobody" not in text
+
+
+AHEAD = "a clock that runs ahead may have set the end of observation"
+
+
+@pytest.mark.parametrize(
+    ("later", "until", "is_said"),
+    [
+        ([], None, False),
+        ([86_400], None, False),  # the day before has a search and its click
+        ([2 * 86_400], None, True),
+        ([2 * 86_400, 3 * 86_400], None, False),  # two events are more than a stray one
+        ([2 * 86_400], "2024-01-20T00:00:00Z", False),
+    ],
+)
+def test_a_lone_newest_event_is_said_to_be_a_clock_that_runs_ahead(
+    tmp_path: Path, later: list[int], until: str | None, is_said: bool
+) -> None:
+    """The last search is of the evening of 2024-01-04; later clicks are of a user without one."""
+    strays = [
+        {"uid": "bob", "item_id": "b", "time": START + 3 * DAY + DAY // 2 + after}
+        for after in later
+    ]
+    folder, out = write(tmp_path / "in", clicks=[*clicks(), *strays]), tmp_path / "out"
+    said = built(folder, out, until=until, attribution={"click_window": 60})
+    assert any(AHEAD in sentence for sentence in sentences(said)) == is_said
+    assert (AHEAD in (out / "report.html").read_text()) == is_said
+    if until is not None:
+        assert said["near until"] is None
+    elif is_said:
+        assert said["near until"] == {"events": 1, "of": 18}
+
+
+def test_few_events_near_the_end_are_a_thousandth_at_most() -> None:
+    said = {"until": "", "events": {}, "unreadable files": [], "without a snapshot": {}}
+    said["to forget, never met"] = 0
+    for events, of, is_said in ((20, 20_000, True), (21, 20_000, False), (1, 2, True)):
+        near = {"near until": {"events": events, "of": of}}
+        assert any(AHEAD in sentence for sentence in sentences({**said, **near})) == is_said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["stray"], ["stray", "--", "--direct_num_workers=1"], ["--", "stray"], ["-"]],
+)
+def test_words_that_are_no_options_are_one_sentence(tmp_path: Path, words: list[str]) -> None:
+    folder = write(tmp_path / "in")
+    arguments = ["--input", str(folder), "--mapping", str(folder / "mapping.json")]
+    done = CliRunner().invoke(
+        piano, ["logs", "events", *arguments, "--output", str(tmp_path / "out"), *words]
+    )
+    assert done.exit_code != 0
+    word = next(word for word in words if word != "--")
+    with pytest.raises(PianoError, match=f"^'{word}': expected options, and those of Beam after"):
+        raise done.exception or AssertionError
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_page_is_found_by_a_worker_and_said_by_the_command(tmp_path: Path) -> None:

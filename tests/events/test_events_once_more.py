@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from event_streams import HOUR, START, Stream, big_stream
-from event_tables import mapping_of, tables_of, write_files
+from event_tables import built_of, mapping_of, write_files
 from reference import DAY, Event, Rules
 
 from piano_tf.errors import ConfigError
@@ -17,7 +17,7 @@ from tfx_pipeline.events import stages
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason, letters
 from tfx_pipeline.events.graph import known
-from tfx_pipeline.events.in_process import Built, build
+from tfx_pipeline.events.in_process import Built
 from tfx_pipeline.events.job import find_files
 from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.snapshots import changes
@@ -37,9 +37,7 @@ def click(request: str | None, user: str | None, at: int, **changed: Any) -> Eve
 
 def made(folder: Path, searches: list[Event], clicks: list[Event], **rules: Any) -> Built:
     events = {"search": searches, "click": clicks, "conversion": [], "item": [], "user": []}
-    stream = Stream(events, Rules(**rules))
-    config = EventsConfig.model_validate(mapping_of(stream.rules, folder))
-    return build(tables_of(stream, config), config)
+    return built_of(Stream(events, Rules(**rules)), folder)
 
 
 def lists_of(built: Built) -> dict[str, Event]:

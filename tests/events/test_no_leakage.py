@@ -9,7 +9,7 @@ of observation is fixed, for it says which lists are held back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pytest
 import reference
 from event_streams import START, Kind, Stream, alike, apart, big_stream, side_by_side
-from event_tables import SALT, mapping_of, tables_of
+from event_tables import built_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import DAY, Event, Rules, rebuild
@@ -44,13 +44,6 @@ EDITS: dict[str, Callable[[list, list, list], list]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def salt() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SALT, "sea")
-        yield
-
-
 @pytest.fixture(scope="module")
 def by_job(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What the job makes of streams, side by side."""
@@ -58,8 +51,7 @@ def by_job(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     def made(streams: list[Stream]) -> list[Event]:
         together = side_by_side(apart(streams))
-        config = EventsConfig.model_validate(mapping_of(together.rules, folder))
-        built = build(tables_of(together, config), config)
+        built = built_of(together, folder)
         return marked(built.lists.to_pylist(), built.held_back.to_pylist())
 
     return made

@@ -27,6 +27,8 @@ from tfx_pipeline.events.dead_letters import Reason, letters, only_first
 from tfx_pipeline.events.ordering import flat, is_first, is_null, numbers, ranks
 from tfx_pipeline.events.tables import CLICK, CONVERSION
 
+_ACTS_AT_ONCE = 1 << 14  # whose lists are looked through in one step
+
 SCHEMA = pa.schema(
     [
         ("conversion", pa.bool_()),
@@ -185,8 +187,18 @@ def positions(lists: pa.ChunkedArray, rows: np.ndarray, items: pa.ChunkedArray) 
     Returns:
       [n] positions; -1 where the list does not have the item.
     """
+    found = np.full(len(rows), -1)
+    order = np.argsort(rows, kind="stable")
+    for start in range(0, len(order), _ACTS_AT_ONCE):
+        some = order[start : start + _ACTS_AT_ONCE]
+        found[some] = _positions(lists, rows[some], items.take(pa.array(some)))
+    return found
+
+
+def _positions(lists: pa.ChunkedArray, rows: np.ndarray, items: pa.ChunkedArray) -> np.ndarray:
     wanted, back = np.unique(rows, return_inverse=True)
-    lengths, shown = flat(lists.take(pa.array(wanted)))
+    lists = lists.slice(wanted[0], wanted[-1] + 1 - wanted[0])  # the others are not copied
+    lengths, shown = flat(lists.take(pa.array(wanted - wanted[0])))
     codes, sought = ranks(shown, items)
     width = max(codes.max(initial=0), sought.max(initial=0)) + 1
     slots = np.repeat(np.arange(len(wanted)), lengths) * width + codes

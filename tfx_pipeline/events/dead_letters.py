@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from tfx_pipeline.events.config import DAY
+from tfx_pipeline.events.ordering import numbers
+
+_PERIOD = 28 * DAY  # of which all letters of one kind and reason are sorted at once
 
 SCHEMA = pa.schema(
     [
@@ -123,7 +128,25 @@ def without_payload(
     )
 
 
-def merged(parts: Iterable[pa.Table]) -> pa.Table:
+def divided(letters: Iterable[pa.Table]) -> Iterator[tuple[tuple[str, str, int], pa.Table]]:
+    """Parts of dead letters that stand one after the other in the order of their keys.
+
+    Args:
+      letters: Each of one kind and reason.
+
+    Yields:
+      (kind, reason, four weeks since 1970) and its letters; those without a time come first.
+    """
+    for table in letters:
+        if not table.num_rows:
+            continue
+        kind, reason = (table[name][0].as_py() for name in ("kind", "reason"))
+        periods = numbers(table["time"]) // _PERIOD
+        for period in np.unique(periods).tolist():
+            yield (kind, reason, period), table.filter(pa.array(periods == period))
+
+
+def in_order(parts: Iterable[pa.Table]) -> pa.Table:
     """All parts in one order that the order of the parts does not change: nulls first."""
     table = pa.concat_tables([SCHEMA.empty_table(), *parts])
     keys = [(name, "ascending") for name in SCHEMA.names]

@@ -13,7 +13,7 @@ from piano_tf.errors import PianoError
 from tfx_pipeline.events import lists
 from tfx_pipeline.events.acts import SCHEMA
 from tfx_pipeline.events.config import DAY, EventsConfig
-from tfx_pipeline.events.dead_letters import merged
+from tfx_pipeline.events.dead_letters import in_order
 from tfx_pipeline.events.ordering import numbers
 from tfx_pipeline.events.privacy import Guard, of_unsound
 from tfx_pipeline.events.reconciliation import Tally
@@ -108,7 +108,7 @@ def build(
     every = every.select(config.spec.arrow_schema.names)
     tally.dead(dead)
     return Built(
-        every.filter(settled), every.filter(pc.invert(settled)), merged(dead), tally.reconciled()
+        every.filter(settled), every.filter(pc.invert(settled)), in_order(dead), tally.reconciled()
     )
 
 

@@ -30,9 +30,9 @@ Progress = Callable[[str, int, int], None]
 
 _DEFAULTS = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 _SCRATCH = "scratch"
-_BYTES_A_SHARD = 1 << 26
+_BYTES_A_SHARD = 1 << 25
 _PACKED = 4  # how much smaller Parquet and compressed text are than plain text, about
-_FEWEST_SHARDS, _MOST_SHARDS = 8, 1024
+_FEWEST_SHARDS, _MOST_SHARDS = 4, 1024
 _POLL_S = 0.5
 
 
@@ -147,7 +147,7 @@ def _finish(tally: Tally, job: Job, rule: SplitRule) -> dict[str, Any]:
     """Cuts the days into splits, and says what became of all events."""
     _require_columns(tally, job.config)
     lists = tally.of(tallies.SETTLED)
-    said = reconciliation(tally)
+    said = reconciliation(tally, job.config, len(job.guard.forgotten))
     if not lists:
         raise PianoError(_no_lists(said))
     counts = dict.fromkeys(SPLITS, 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias, Union
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+_ROWS_AT_ONCE = 1 << 14
 
 Column: TypeAlias = Union[pa.Array, pa.ChunkedArray]  # noqa: UP007 - for mypy, of untyped classes
 
@@ -64,6 +66,12 @@ def flat(column: Column) -> tuple[np.ndarray, pa.Array]:
     """The lengths [n] of a list column, and all its values one after the other."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return numbers(array.value_lengths()).astype(np.int64), array.flatten()
+
+
+def slices_of(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in slices, at least one, for work that takes much more memory than its rows."""
+    for start in range(0, max(table.num_rows, 1), _ROWS_AT_ONCE):
+        yield table.slice(start, _ROWS_AT_ONCE)
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:

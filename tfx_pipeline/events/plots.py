@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import matplotlib
@@ -11,43 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from piano_tf.features import CLICK, CONVERSION, LABELS
+from piano_tf.pages import COLOURS, MARK, STYLE, Plot
 from tfx_pipeline.events import tallies
 from tfx_pipeline.events.reconciliation import Tally
 
-_COLOURS = {CLICK: "#00798c", CONVERSION: "#d1495b"}
-_SETTLED, _HELD_BACK = "#00798c", "#edae49"
-_STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A figure and what it says.
-
-    Attributes:
-      title: What is seen.
-      caption: How to read it.
-      figure: The picture.
-    """
-
-    title: str
-    caption: str
-    figure: Figure
+_COLOURS = {CLICK: COLOURS[0], CONVERSION: MARK}
+_SETTLED, _HELD_BACK = COLOURS[:2]
 
 
 def plots(tally: Tally) -> Iterator[Plot]:
     """All figures that there is something to show in."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         yield _lists_by_day(tally)
         yield _rates_by_position(tally)
         yield _history_lengths(tally)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from piano_tf.errors import LogError
 from tfx_pipeline.events import cells
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
       columns: Columns of the mapping that these rows have; a row of JSON lines may leave out what
         it has no value for.
       forgotten: Request ids of searches of forgotten users among the others.
+      met: Which of all forgotten users rows name, sound or not: places in the order of their ids.
     """
 
     rows: int
@@ -35,6 +37,7 @@ class Batch(NamedTuple):
     dead_letters: list[pa.Table]
     columns: Collection[str]
     forgotten: pa.Array
+    met: list[int]
 
 
 def read(
@@ -54,10 +57,12 @@ def read(
     """
     schema, source = schemas(config)[kind], columns_of(kind, config)
     keep_payload = config.privacy.keeps_payloads
+    in_order = pa.array(sorted(forgotten), pa.string())
     for raw in reader_of(path)(path, _wanted(source, schemas(config)[kind])):
         if raw.has_header:
             _require(raw.columns.keys(), source, path)
         table, unread = _canonical(raw, schema, source, config, path)
+        met = _met(table, in_order)
         table, dead, requests = sound(
             kind,
             table,
@@ -66,7 +71,14 @@ def read(
             keep_payload=keep_payload,
             forgotten=forgotten,
         )
-        yield Batch(raw.rows, table, dead, raw.columns.keys(), requests)
+        yield Batch(raw.rows, table, dead, raw.columns.keys(), requests, met)
+
+
+def _met(table: pa.Table, users: pa.Array) -> list[int]:
+    """The places of those users whom a table names."""
+    if not len(users) or "user_id" not in table.schema.names:
+        return []
+    return pc.index_in(pc.unique(table["user_id"]), value_set=users).drop_null().to_pylist()
 
 
 def check(path: Path, kind: str, config: EventsConfig) -> None:

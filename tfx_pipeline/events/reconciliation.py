@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfx_pipeline.events.config import MICROSECONDS
+from tfx_pipeline.events.config import DAY, MICROSECONDS, EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.tables import KINDS
 
@@ -19,6 +19,9 @@ RECONCILIATION_FILE = "reconciliation.json"
 UNREADABLE_FILES = "unreadable files"
 NO_SNAPSHOT = "without a snapshot"
 UNTIL = "until"
+NEAR_UNTIL = "near until"
+NEVER_MET = "to forget, never met"
+EVENTS_ON, MET = "events on", "met"
 
 _READ, _USED, _DEAD = "read", "used", "dead letters"
 
@@ -104,18 +107,33 @@ class Tally:
         return found
 
 
-def reconciliation(tally: Tally) -> dict[str, Any]:
+def reconciliation(tally: Tally, config: EventsConfig, to_forget: int) -> dict[str, Any]:
     """What `reconciliation.json` says of events.
 
+    Args:
+      tally: What all tasks counted.
+      config: The mapping file.
+      to_forget: How many users there are to forget.
+
     Returns:
-      `until`, the end of observation; `events` as `Tally.reconciled` has them; `unreadable files`,
-      whose events are not among them;
+      `until`, the end of observation; `near until`, where that is the newest event's time: how many
+      `events` are of its UTC day or the day before, `of` how many, else null;
+      `events` as `Tally.reconciled` has them; `unreadable files`, whose events are not among them;
+      `to forget, never met`: users to forget whom no row names;
       `without a snapshot`: shown items and lists of whose item or user nothing was known then.
     """
     (until,) = tally.of(UNTIL)
     return {
         UNTIL: f"{np.datetime64(until // MICROSECONDS, 's')}Z",
+        NEAR_UNTIL: _near(until, tally) if config.until is None else None,
         "events": tally.reconciled(),
         UNREADABLE_FILES: list(tally.of(UNREADABLE_FILES)),
+        NEVER_MET: to_forget - len(tally.of(MET)),
         NO_SNAPSHOT: tally.of(NO_SNAPSHOT),
     }
+
+
+def _near(until: int, tally: Tally) -> dict[str, int]:
+    days = tally.of(EVENTS_ON)
+    near = sum(count for day, count in days.items() if day >= until // DAY - 1)
+    return {"events": near, "of": sum(days.values())}

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import matplotlib
-
+from piano_tf.pages import picture, templates
 from tfx_pipeline.events.config import EventsConfig
-from tfx_pipeline.events.plots import Plot, plots
-from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
+from tfx_pipeline.events.plots import plots
+from tfx_pipeline.events.reconciliation import (
+    NEAR_UNTIL,
+    NEVER_MET,
+    NO_SNAPSHOT,
+    UNREADABLE_FILES,
+    UNTIL,
+    Tally,
+)
 
 REPORT_FILE = "report.html"
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("tfx_pipeline.events", "."),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates("tfx_pipeline.events")
+_FEW = 0.001  # of all events; a log that grows for years has more on its last two days
 
 
 def sentences(said: dict[str, Any]) -> Iterator[str]:
@@ -38,7 +36,7 @@ def sentences(said: dict[str, Any]) -> Iterator[str]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dead.items())
         letters = f", {sum(dead.values()):,} dead letters ({reasons})" if dead else ""
         yield f"{kind}: {found['read']:,} read, {found['used']:,} used{letters}"
-    yield from _unknown(said)
+    yield from _notes(said)
     if files := said[UNREADABLE_FILES]:
         yield f"set aside, with events of unknown number: {', '.join(files)}"
 
@@ -59,13 +57,23 @@ def write_report(said: dict[str, Any], tally: Tally, config: EventsConfig, folde
         facts=f"Lists: {counts}. Observed until {said[UNTIL]}{how}.",
         rows=list(_rows(said)),
         unreadable=said[UNREADABLE_FILES],
-        unknown=[f"{sentence}." for sentence in _unknown(said)],
-        pictures=[_picture(plot) for plot in plots(tally)],
+        notes=[f"{sentence}." for sentence in _notes(said)],
+        pictures=[picture(plot) for plot in plots(tally)],
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
-def _unknown(said: dict[str, Any]) -> Iterator[str]:
+def _notes(said: dict[str, Any]) -> Iterator[str]:
+    """What somebody should know, if there is anything."""
+    near = said[NEAR_UNTIL]
+    if near and near["events"] <= max(1, _FEW * near["of"]):
+        yield (
+            f"only {near['events']:,} of {near['of']:,} events are of the UTC day of the newest or "
+            "the day before: a clock that runs ahead may have set the end of observation, which "
+            '"until" in the mapping gives'
+        )
+    if count := said[NEVER_MET]:
+        yield f"users to forget whom no row names: {count:,}"
     words = {"item": "shown items have", "user": "lists have a user with"}
     for kind, count in said[NO_SNAPSHOT].items():
         if count:
@@ -89,18 +97,3 @@ def _rows(said: dict[str, Any]) -> Iterator[_Row]:
         yield _Row(kind, "", *counts, f"{every / read:.2%}")
         for reason, count in dead.items():
             yield _Row(kind, reason, "", "", f"{count:,}", f"{count / read:.2%}")
-
-
-class _Picture(NamedTuple):
-    title: str
-    caption: str
-    source: str
-
-
-def _picture(plot: Plot) -> _Picture:
-    """The figure as an SVG inside an address; the same figure gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "piano"}):
-        plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return _Picture(plot.title, plot.caption, source)

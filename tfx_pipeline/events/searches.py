@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfx_pipeline.events.dead_letters import Reason, set_aside
-from tfx_pipeline.events.ordering import flat, is_first, ranks
+from tfx_pipeline.events.ordering import flat, is_first, ranks, slices_of
 from tfx_pipeline.events.tables import SEARCH
 
 _ORDER = ("time", "arrived_at", "user_id", "query", "item_id", "initial_score")  # then the context
@@ -29,7 +29,9 @@ def sifted(searches: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     Returns:
       Those that are kept, and dead letters.
     """
-    searches, dead = set_aside(SEARCH, searches, _faults(searches))
+    slices = [_faults(some) for some in slices_of(searches)]
+    faults = {fault: np.concatenate([one[fault] for one in slices]) for fault in slices[0]}
+    searches, dead = set_aside(SEARCH, searches, faults)
     searches, more = set_aside(SEARCH, searches, _repeated(searches))
     return searches, dead + more
 

@@ -1,7 +1,6 @@
-"""Rows on their way from one stage to the next: Arrow files that are mapped into memory.
+"""Rows on their way from one stage to the next, in Arrow files.
 
-Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many;
-what one of them reads of it is not copied, so that a part of a piece costs no more than itself.
+Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from piano_tf.files import replacing
+
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +53,25 @@ class PieceWriter:
                 self.pieces.batches.setdefault(key, []).append(self._written)
                 self._written += 1
 
-    def divide(self, keys: np.ndarray, rows: pa.Table) -> None:
-        """Appends each row for its own key [n]; those of one key stay in their order."""
-        if not len(keys):
-            return
-        order = np.argsort(keys, kind="stable")
-        rows = rows.take(pa.array(order)).combine_chunks()
-        ends = np.append(np.flatnonzero(np.diff(keys[order])) + 1, len(keys))
-        start = 0
-        for end in ends.tolist():
-            self.add(keys[order[start]].item(), rows.slice(start, end - start))
-            start = end
+    def divide(self, keys: np.ndarray, rows: pa.Table, order: np.ndarray | None = None) -> None:
+        """Appends each row for its own key, without a copy of all of them at once.
+
+        Args:
+          keys: [n].
+          rows: [n].
+          order: [n] that in which rows of one key shall stand; None is as they do.
+        """
+        order = np.arange(len(keys)) if order is None else order
+        rows = rows.combine_chunks()
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            some = order[start : start + _ROWS_AT_ONCE]
+            some = some[np.argsort(keys[some], kind="stable")]
+            its_keys, found = keys[some], rows.take(pa.array(some))
+            ends = np.append(np.flatnonzero(np.diff(its_keys)) + 1, len(some))
+            first = 0
+            for end in ends.tolist():
+                self.add(its_keys[first].item(), found.slice(first, end - first))
+                first = end
 
 
 @contextmanager
@@ -78,14 +87,26 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
 
 
 def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
-    """What there is for a key, file by file."""
+    """What there is for a key, file by file; of it nothing is in memory but what is looked at."""
     for one in pieces:
         if numbers := one.batches.get(key):
             with pa.memory_map(str(one.path)) as source:
-                file = pa.ipc.open_file(source)
-                yield pa.Table.from_batches([file.get_batch(number) for number in numbers])
+                yield _batches(source, numbers)
 
 
 def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
-    """All that there is for a key."""
-    return pa.concat_tables([schema.empty_table(), *parts(pieces, key)])
+    """All that there is for a key, in memory.
+
+    Where pieces are small, mapping them would take more: the system maps much around each.
+    """
+    found = [schema.empty_table()]
+    for one in pieces:
+        if numbers := one.batches.get(key):
+            with pa.OSFile(str(one.path)) as source:
+                found.append(_batches(source, numbers))
+    return pa.concat_tables(found)
+
+
+def _batches(source: pa.NativeFile, numbers: list[int]) -> pa.Table:
+    file = pa.ipc.open_file(source)
+    return pa.Table.from_batches([file.get_batch(number) for number in numbers])

@@ -47,8 +47,8 @@ DAYS = "days"  # folder of the output in which lists are, before they are cut in
 HELD_BACK = "held_back"
 DEAD_LETTERS = "dead_letters"
 
-_EVENTS_AT_ONCE = 50_000  # of a shard of users; a day is never divided
-_LISTS_AT_ONCE = 8_192
+_EVENTS_AT_ONCE = 25_000  # of a shard of users; a day is never divided
+_LISTS_AT_ONCE = 4_096
 _FAULT = "fault.txt"
 _ALL = 0  # the one key of what is not divided
 
@@ -159,9 +159,11 @@ def _read_file(file: File, job: Job) -> Done:
         for batch in reading.read(file.path, kind, job.config, job.guard.forgotten):
             tally.read(kind, batch.rows)
             tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
+            tallies.count_met(batch.met, tally)
             table, forgotten, requests = job.guard.passed(kind, batch.table)
             if kind in EVENTS:
                 newest = max(newest, pc.max(table["time"]).as_py() or 0)
+                tallies.count_days(table, tally)
             _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
             out[kind].divide(_home(kind, table, job.shards), table)
             requests = pa.concat_tables([of_unsound(batch.forgotten), requests])
@@ -209,8 +211,8 @@ def resolve_requests(shard: int, job: Job, reads: Sequence[Done], until: int) ->
     with _task(job, "requests", shard, written) as out:
         _bury(found.dead_letters, out["dead"], tally)
         for name, table in (("searches", found.searches), ("acts", found.acts)):
-            table = table.take(pc.sort_indices(table["time"]))
-            out[name].divide(shard_of(table["user_id"], job.shards), table)
+            home = shard_of(table["user_id"], job.shards)
+            out[name].divide(home, table, pc.sort_indices(table["time"]).to_numpy())
         return Done(_pieces(out), tally)
 
 
@@ -356,8 +358,9 @@ def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
         replacing(job.output / DEAD_LETTERS / f"{kind}.parquet") as path,
         pq.ParquetWriter(path, dead_letters.SCHEMA) as writer,
     ):
-        for reason in sorted(Reason):
-            writer.write_table(dead_letters.merged(parts(pieces, (kind, reason.value))))
+        keys = {key for one in pieces for key in one.batches}
+        for key in sorted(key for key in keys if key[0] == kind):
+            writer.write_table(dead_letters.in_order(parts(pieces, key)))
     return Done({}, Tally())
 
 
@@ -387,7 +390,5 @@ def _of(done: Iterable[Done], name: str) -> list[Pieces]:
 def _bury(letters: Iterable[pa.Table], writer: PieceWriter, tally: Tally) -> None:
     letters = list(letters)
     tally.dead(letters)
-    for table in letters:
-        if table.num_rows:
-            kind, reason = (table[name][0].as_py() for name in ("kind", "reason"))
-            writer.add((kind, reason), table)
+    for key, rows in dead_letters.divided(letters):
+        writer.add(key, rows)

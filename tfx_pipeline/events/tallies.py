@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from piano_tf.features import CLICK, CONVERSION, LABELS
+from tfx_pipeline.events.config import DAY
 from tfx_pipeline.events.ordering import flat, mask, numbers, within
-from tfx_pipeline.events.reconciliation import Tally
+from tfx_pipeline.events.reconciliation import EVENTS_ON, MET, Tally
 
 SETTLED, HELD_BACK = "lists on", "held back on"
 SHOWN = "shown at"
@@ -36,6 +37,17 @@ def delay_below(number: int) -> float:
     [0.5, 1.0, 2.0]
     """
     return 2.0 ** (number - 1)
+
+
+def count_met(users: list[int], tally: Tally) -> None:
+    """Users to forget whom some rows name, by their place in the order of all."""
+    tally.add(MET, users, [1] * len(users))
+
+
+def count_days(events: pa.Table, tally: Tally) -> None:
+    """Events by their UTC day."""
+    days, counts = np.unique(numbers(events["time"]) // DAY, return_counts=True)
+    tally.add(EVENTS_ON, days.tolist(), counts)
 
 
 def count_acts(acts: pa.Table, tally: Tally) -> None:

@@ -1,0 +1,34 @@
+"""Dead letters in parts are in the same order as all of them at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from tfx_pipeline.events import dead_letters
+from tfx_pipeline.events.config import DAY
+from tfx_pipeline.events.dead_letters import Reason
+
+
+def test_parts_one_after_the_other_are_in_the_order_of_all() -> None:
+    rng = np.random.default_rng(3)
+    tables = []
+    for reason in (Reason.DUPLICATE, Reason.TOO_LATE, Reason.MISSING):
+        count = 200
+        time = pa.array(rng.integers(0, 400, count) * DAY // 3, mask=rng.random(count) < 0.2)
+        rows = pa.table(
+            {
+                "time": time,
+                "user_id": pa.array(rng.integers(0, 5, count).astype(str)),
+                "request_id": pa.array(rng.integers(0, 9, count).astype(str)),
+            }
+        )
+        tables.append(dead_letters.letters("click", reason, rows))
+
+    parts: dict[tuple, list[pa.Table]] = {}
+    for key, rows in dead_letters.divided(tables):
+        parts.setdefault(key, []).append(rows)
+
+    assert len(parts) > 3 * 4, "each reason is divided by time"
+    one_by_one = [dead_letters.in_order(parts[key]) for key in sorted(parts)]
+    assert pa.concat_tables(one_by_one).equals(dead_letters.in_order(tables))
