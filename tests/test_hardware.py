@@ -16,7 +16,7 @@ from piano_tf.errors import ConfigError
 @pytest.fixture(scope="module")
 def alone(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     output = tmp_path_factory.mktemp("alone") / "found.npz"
-    return finished(start(log_dir, output, "--eagerly"), output)
+    return finished(start(log_dir, output), output)
 
 
 def assert_same(found: Found, expected: Found, *, replicas: int) -> None:

@@ -93,7 +93,9 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         examples=earlier.window,
         schema=schema,
         preprocessing_fn="tfx_pipeline.transform.preprocessing_fn",
-        splits_config=tfx.proto.SplitsConfig(analyze=[_TRAIN], transform=trainer.splits(config)),
+        splits_config=tfx.proto.SplitsConfig(
+            analyze=[_TRAIN], transform=sorted({*trainer.splits(config), _VALIDATION})
+        ),
         custom_config={**encoding.custom_config(), **code},
         # A cache of analyses pays where the next run shares most of its data; here it only costs.
         disable_analyzer_cache=True,
