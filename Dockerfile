@@ -1,4 +1,4 @@
-# The image of every stage on Kubeflow or Vertex, and of Beam's workers elsewhere.
+# The image of every stage on Kubeflow or Vertex.
 #
 #     docker build --tag IMAGE .
 FROM python:3.10.13-slim

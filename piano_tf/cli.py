@@ -472,10 +472,23 @@ def abtest(config: Path, **instead: Path | None) -> None:
 @click.option("--config", type=_FILE, help="JSON of a Config.")
 @click.option("--thresholds", type=_FILE, help="JSON of the Thresholds of a blessing.")
 @click.option("--cache/--no-cache", default=True, help="Take unchanged stages from an earlier run.")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Of a folder of days; the newest.")
+@click.option("--window", type=click.IntRange(1), help="Days to train on, that day included; 7.")
+@click.option("--from-scratch", is_flag=True, help="Do not start from the last blessed model.")
 def pipeline(
-    log_dir: Path, home: Path, config: Path | None, thresholds: Path | None, cache: bool
+    log_dir: Path,
+    home: Path,
+    config: Path | None,
+    thresholds: Path | None,
+    cache: bool,
+    day: dt.datetime | None,
+    window: int | None,
+    from_scratch: bool,
 ) -> None:
     """Run the TFX pipeline on LOGS: train, evaluate, bless and push.
+
+    LOGS is a log, or a folder of days that `piano logs days` wrote: then a model is trained on a
+    window of days up to the newest, and tested on the newest.
 
     Runs `tfx pipeline create` or `update`, then `tfx run create`, with --engine=local.
     """
@@ -486,11 +499,18 @@ def pipeline(
 
     require_room(home)
     variables = environment(
-        logs=log_dir, home=home, config=config, thresholds=thresholds, cache=cache
+        logs=log_dir,
+        home=home,
+        config=config,
+        thresholds=thresholds,
+        cache=cache,
+        day=day.date() if day is not None else None,
+        window=window,
+        warm_start=False if from_scratch else None,
     )
     # What is wrong is found before TFX is loaded.
-    chosen = PipelineConfig.from_environment(variables)
-    read_spec(log_dir)
+    chosen = PipelineConfig.from_environment({**os.environ, **variables})
+    read_spec(chosen.log)
     _require_exportable(chosen.config, config)
 
     runner = Path(tfx_pipeline.__path__[0]) / "local_runner.py"

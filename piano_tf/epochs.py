@@ -69,6 +69,8 @@ def run_epochs(
         iter(train)
     rest, whole = (divided(part, strategy) for part in (train.skip(start.step), train))
     held_out = divided(validation, strategy)
+    # A metric's result is of all replicas already; Keras would add up one for each.
+    model.distribute_reduction_method = "first"
     learn, test = model.make_train_function(), model.make_test_function()
     model.stop_training = False
     logs: Logs = {}

@@ -170,10 +170,22 @@ def fit(
         start=start,
         verbose=verbose,
     )
+    if config.training.mixed_precision:
+        model = _in_full_precision(model, validation)
     fitted = _finished(model, validation, config, history.of_epochs, propensity)
     if checkpoints and is_chief(strategy):
         checkpoints.remove()
     return fitted
+
+
+def _in_full_precision(model: models.Reranker, validation: tf.data.Dataset) -> models.Reranker:
+    """The same weights, which were of full precision all along, in a model that computes so."""
+    with precision("float32"):
+        full = models.build(model.inputs_spec, model.config)
+        assert isinstance(full, models.Reranker)
+        full(next(iter(validation))[0])
+    full.set_weights(model.get_weights())
+    return full
 
 
 def _finished(

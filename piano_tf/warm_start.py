@@ -62,8 +62,14 @@ class Earlier:
             raise PianoError(f"{path}: cannot be started from ({error})") from error
         return cls(card, weights, vocabularies)
 
-    def obstacle(self, inputs: InputSpec, config: ModelConfig) -> str | None:
-        """Why a model of these inputs cannot start from this one, if it cannot."""
+    def obstacle(
+        self, inputs: InputSpec, config: ModelConfig, vocabularies: Vocabularies
+    ) -> str | None:
+        """Why a model cannot start from this one, if it cannot.
+
+        Args:
+          inputs, config, vocabularies: Of the new model.
+        """
         before = self.card.inputs
         if self.card.config.model != config:
             return "its model is configured otherwise"
@@ -71,12 +77,13 @@ class Earlier:
             return "its columns are others"
         if before.encoding != inputs.encoding:
             return "its encoding is another"
-        for name, rows in inputs.rows.items():
-            # Which two rows make an id's vector depends on how many ids there are.
-            if inputs.encoding.table(name).compositional and rows != before.rows[name]:
-                return (
-                    f"the compositional table {name!r} has {rows} ids and not {before.rows[name]}"
-                )
+        for name, strings in vocabularies.items():
+            if name not in self.vocabularies:
+                return f"it has no vocabulary {name!r} beside it"
+            # Which two rows make an id's vector depends on where it stands, and among how many.
+            moved = [*strings] != [*self.vocabularies[name]]
+            if inputs.encoding.table(name).compositional and moved:
+                return f"its compositional table {name!r} has other ids"
         return None
 
 
@@ -117,7 +124,7 @@ class WarmStart:
         return found
 
     def give(self, model: Reranker) -> None:
-        """Gives a model, which is built, all weights but pre-trained vectors.
+        """Gives a model, which is built, all weights but pre-trained vectors and calibration.
 
         Raises:
           PianoError: Its weights are others.
@@ -140,6 +147,8 @@ class WarmStart:
                     f"and {weight.shape} in the earlier model"
                 )
             variable.assign(weight)
+        # Fitted after training; trained through, it would be fitted once more each day.
+        model.calibration.reset()
 
     def _rows(self, table: str) -> tuple[np.ndarray, np.ndarray]:
         """For each row of a table now: that which stood for it, and whether that was its own."""

@@ -23,7 +23,7 @@ def assert_same(found: Found, expected: Found, *, replicas: int) -> None:
     """Losses step by step, validation, weights and the chosen score."""
     assert found["replicas"] == replicas and expected["replicas"] == 1
     assert len(found["steps"]) == 3 * 4  # three epochs of three batches of 6 lists, and one of 2
-    for name in expected.keys() - {"replicas", "chief"}:
+    for name in sorted(expected.keys() - {"replicas", "chief"}):
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5, err_msg=name)
 
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from piano_tf.config import Config, EncodingConfig, ModelConfig, ScoreConfig, TrainingConfig
+from piano_tf.config import (
+    Config,
+    EncodingConfig,
+    ModelConfig,
+    ScoreConfig,
+    TableConfig,
+    TrainingConfig,
+)
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import PianoError
@@ -76,7 +83,7 @@ def test_a_warm_started_model_says_what_the_earlier_said(encoder, config, raw, n
     now = turned(encoder, {"item_id": ["item-new", "item-newer"], "query": ["unheard"]})
     model = fresh(now, config, raw, seed=2)
     start = WarmStart(started(earlier, encoder), as_bytes(now))
-    assert start.earlier.obstacle(now.inputs, config) is None
+    assert start.earlier.obstacle(now.inputs, config, as_bytes(now)) is None
     assert start.new_ids() == {**dict.fromkeys(encoder.vocabularies, 0), "item_id": 2, "query": 1}
     before = earlier(encoder(raw))
     assert not np.allclose(model(now(raw))["click"], before["click"])
@@ -124,17 +131,38 @@ def test_what_cannot_be_started_from_is_said(encoder, config, raw) -> None:
     earlier = started(fresh(encoder, config, raw, seed=1), encoder)
     inputs = encoder.inputs
     wider = config.model_copy(update={"width": 16})
-    assert earlier.obstacle(inputs, wider) == "its model is configured otherwise"
+    assert earlier.obstacle(inputs, wider, as_bytes(encoder)) == "its model is configured otherwise"
     other = inputs.model_copy(update={"features": FeatureSpec(dataset="shop")})
-    assert earlier.obstacle(other, config) == "its columns are others"
+    assert earlier.obstacle(other, config, as_bytes(encoder)) == "its columns are others"
     shorter = EncodingConfig(query_length=2)
-    assert (
-        earlier.obstacle(inputs.model_copy(update={"encoding": shorter}), config)
-        == "its encoding is another"
-    )
+    shorter = inputs.model_copy(update={"encoding": shorter})
+    assert earlier.obstacle(shorter, config, as_bytes(encoder)) == "its encoding is another"
     lost = Earlier(earlier.card, earlier.weights[:-1], earlier.vocabularies)
     with pytest.raises(PianoError, match=r"a warm start: got \d+ weights, expected \d+"):
         WarmStart(lost, earlier.vocabularies).give(fresh(encoder, config, raw, seed=2))
+
+
+def test_a_compositional_table_of_a_vocabulary_that_moved_is_an_obstacle(encoder, config) -> None:
+    encoding = encoder.encoding.model_copy(
+        update={"tables": (("item_id", TableConfig(compositional=True)),)}
+    )
+    inputs = encoder.inputs.model_copy(update={"encoding": encoding})
+    card = ModelCard(
+        inputs=inputs, config=Config(model=config, encoding=encoding), score=ScoreConfig()
+    )
+    earlier, now = Earlier(card, (), as_bytes(encoder)), as_bytes(encoder)
+    assert earlier.obstacle(inputs, config, now) is None
+    turned = now | {"item_id": now["item_id"][::-1]}
+    assert "compositional table 'item_id'" in earlier.obstacle(inputs, config, turned)
+    assert "no vocabulary 'genre'" in earlier.obstacle(inputs, config, now | {"genre": []})
+
+
+def test_calibration_is_no_part_of_a_start(encoder, config, raw) -> None:
+    earlier, model = (fresh(encoder, config, raw, seed=seed) for seed in (1, 2))
+    earlier.calibration.assign("click", 0.5, 0.5, 1.0)
+    WarmStart(started(earlier, encoder), as_bytes(encoder)).give(model)
+    np.testing.assert_array_equal(model.calibration.slope, 1.0)
+    np.testing.assert_array_equal(model.calibration.intercept, 0.0)
 
 
 def test_nothing_to_load_is_one_sentence(tmp_path) -> None:

@@ -125,7 +125,8 @@ class PipelineConfig(Frozen):
       day: Which of the days; None where `logs` is one log.
       window: How many days a model is trained on, this one included: of those before it, what
         passed the data gate.
-      warm_start: Whether training goes on from the last model that was blessed, if it can.
+      warm_start: Whether a day's training starts from the last blessed model, if it can. On one log
+        it never does: nobody knows which lists of it an earlier model has seen.
       config: Encoding, model, loss and training.
       thresholds: What data must keep, and a model reach.
       beam_args: Options of the Beam runner.
@@ -183,7 +184,7 @@ class PipelineConfig(Frozen):
 
     @property
     def statistics_page(self) -> Path:
-        """The statistics of the newest run's log, as TFDV's page."""
+        """The statistics of the log that the data gate looked at last, as TFDV's page."""
         return self.home / "statistics.html"
 
     @property
@@ -252,8 +253,8 @@ def environment(
     thresholds: Path | None = None,
     cache: bool = True,
     day: dt.date | None = None,
-    window: int = _WINDOW_DAYS,
-    warm_start: bool = True,
+    window: int | None = None,
+    warm_start: bool | None = None,
 ) -> dict[str, str]:
     """The variables that `PipelineConfig.from_environment` reads.
 
@@ -263,7 +264,7 @@ def environment(
       config: JSON file of a `piano_tf.Config`.
       thresholds: JSON file of `Thresholds`.
       cache: Whether unchanged stages are taken from an earlier run.
-      day, window, warm_start: As in `PipelineConfig`.
+      day, window, warm_start: As in `PipelineConfig`; None says nothing.
 
     >>> names = environment(logs=Path("logs"), home=Path("run"))
     >>> PipelineConfig.from_environment(names).pushed == Path("run").absolute() / "pushed"
@@ -273,5 +274,8 @@ def environment(
     variables = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
     if day is not None:
         variables[_DAY] = day.isoformat()
-    flags = {_CACHE: cache, _WARM_START: warm_start}
-    return {**variables, _WINDOW: str(window), **{name: str(int(on)) for name, on in flags.items()}}
+    if window is not None:
+        variables[_WINDOW] = str(window)
+    if warm_start is not None:
+        variables[_WARM_START] = str(int(warm_start))
+    return {**variables, _CACHE: str(int(cache))}

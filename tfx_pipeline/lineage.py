@@ -20,11 +20,13 @@ class Lineage:
     Attributes:
       run: When it began, by which TFX calls it.
       outputs: (stage, type) -> artifact, in the order in which they came to be.
+      worked: Stages that did their work in this run; of the others it is an earlier one's.
       baseline: The model that the new one was held against, if there was one.
     """
 
     run: str
     outputs: dict[tuple[str, str], mlmd.Artifact]
+    worked: frozenset[str]
     baseline: mlmd.Artifact | None
 
 
@@ -47,9 +49,11 @@ def read_lineage(config: PipelineConfig) -> Lineage:
     store = _store(config)
     run = _newest_run(store)
     outputs: dict[tuple[str, str], mlmd.Artifact] = {}
-    baseline = None
+    baseline, worked = None, set()
     for execution in sorted(store.get_executions_by_context(run.id), key=lambda one: one.id):
         stage = _stage(store, execution)
+        if execution.last_known_state == mlmd.Execution.COMPLETE:
+            worked.add(stage)
         events = store.get_events_by_execution_ids([execution.id])
         for artifact in store.get_artifacts_by_id([event.artifact_id for event in events]):
             (event,) = (one for one in events if one.artifact_id == artifact.id)
@@ -57,7 +61,7 @@ def read_lineage(config: PipelineConfig) -> Lineage:
                 outputs[stage, artifact.type] = artifact
             elif event.type == mlmd.Event.INTERNAL_OUTPUT and artifact.type == "Model":
                 baseline = artifact  # of a resolver, which makes nothing
-    return Lineage(run.name, outputs, baseline)
+    return Lineage(run.name, outputs, frozenset(worked), baseline)
 
 
 def _store(config: PipelineConfig) -> metadata_store.MetadataStore:

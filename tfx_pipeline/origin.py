@@ -37,6 +37,8 @@ def settings_of(artifact: types.Artifact) -> str:
     return artifact.get_string_custom_property(_SETTINGS)
 
 
-def is_of_others(artifact: types.Artifact, examples: types.Artifact) -> bool:
-    """Whether an artifact came of other examples, and not of later ones."""
-    return examples_of(artifact) != examples.id and span_of(artifact) <= span_of(examples)
+def is_before(artifact: types.Artifact, examples: types.Artifact) -> bool:
+    """Whether an artifact came of an earlier day; of another log where there are no days."""
+    if span_of(examples):
+        return 0 < span_of(artifact) < span_of(examples)
+    return not span_of(artifact) and examples_of(artifact) != examples.id

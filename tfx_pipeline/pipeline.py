@@ -24,7 +24,7 @@ from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
 from tfx_pipeline.pushing import OncePusher
-from tfx_pipeline.resolvers import LastAccepted, LastPushableModel, Window
+from tfx_pipeline.resolvers import LastAccepted, LastBlessedModel, Window
 from tfx_pipeline.schema import schema_file
 from tfx_pipeline.transform import EncodingSpec
 
@@ -48,11 +48,11 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
     """
     features = read_spec(config.log)
     encoding = EncodingSpec(features=features, encoding=config.config.encoding)
-    code = {"code": _code_fingerprint()}
-    settings = _settings_fingerprint(config, features, code["code"])
+    code = {trainer.CODE: _code_fingerprint()}
+    settings = _settings_fingerprint(config, features, code[trainer.CODE])
     # ExampleGen's own fingerprint sees the Parquet files alone, and not what they are held to.
     contract = any_pb2.Any()
-    contract.Pack(wrappers_pb2.StringValue(value=features.model_dump_json() + code["code"]))
+    contract.Pack(wrappers_pb2.StringValue(value=features.model_dump_json() + code[trainer.CODE]))
 
     # TFX finds the day's folder by itself, and marks the examples with the day.
     day = "" if config.day is None else "{YYYY}-{MM}-{DD}/"
@@ -106,7 +106,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
-        base_model=earlier.model if config.warm_start else None,
+        base_model=earlier.model if config.warm_start and config.day is not None else None,
         train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
         eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
         custom_config={**trainer.custom_config(config, features), **code},
@@ -133,6 +133,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         examples=examples,
         logs=str(config.log),
         limits=config.thresholds.serving.model_dump_json(),
+        later=earlier.later,
         settings=settings,
         **code,
     ).with_id("ServingGate")
@@ -190,6 +191,7 @@ class _OwnRules:
       accepted: The statistics to hold this run's to.
       window: The examples to train on.
       model: The model to start from, and to hold this run's to.
+      later: The blessing of a model of a later day, which this run's may not replace.
       nodes: That find them.
     """
 
@@ -209,15 +211,17 @@ class _OwnRules:
             accepted=_ACCEPTED,
         ).with_id("window")
         last_model = tfx.dsl.Resolver(
-            strategy_class=LastPushableModel,
+            strategy_class=LastBlessedModel,
             config={"settings": settings},
             examples=examples,
             **_MODELS,
             infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
         ).with_id(_LAST_MODEL)
         self.accepted = last_accepted.outputs["accepted"]
-        self.window = window.outputs["examples"]
+        # A union keeps its order, and what a resolver finds does not: this run's are the last.
+        self.window = tfx.dsl.union([window.outputs["examples"], examples])
         self.model = last_model.outputs["model"]
+        self.later = last_model.outputs["infra_blessing"]
         self.nodes = [last_accepted, window, last_model]
 
 
@@ -228,7 +232,7 @@ class _Plain:
         last_model = tfx.dsl.Resolver(
             strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy, **_MODELS
         ).with_id(_LAST_MODEL)
-        self.accepted = None
+        self.accepted = self.later = None
         self.window = examples
         self.model = last_model.outputs["model"]
         self.nodes = [last_model]

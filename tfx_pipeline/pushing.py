@@ -49,7 +49,7 @@ class OncePusher(executor.Executor):
             logging.info("%s is this model already: not pushed again", served)
             self._MarkNotPushed(record)
             return
-        for half in pushed.glob(".*"):  # of a run that was killed
+        for half in pushed.glob(".[0-9]*.*"):  # of a run that was killed
             shutil.rmtree(half)
         version = max(int(time.time()), 0 if served is None else int(served.name) + 1)
         with whole_folder(pushed / str(version)) as partial:

@@ -1,8 +1,9 @@
 """What a run takes from earlier ones. A first run takes nothing, and needs no other pipeline.
 
-Each knows the examples of this run. What comes of the same examples is never taken, so that a run
-that was killed, and is started again, finds what it found before, and repeats no finished stage.
-Neither is what comes of a later day, so that a run of an earlier day knows nothing of the future.
+Each knows the examples of this run. What comes of the same examples, or of the same day read
+another time, is never taken, so that a run that was killed, and is started again, finds what it
+found before, and repeats no finished stage. Neither is what comes of a later day, so that a run of
+an earlier day knows nothing of the future.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tfx.dsl.components.common.resolver import ResolverStrategy
 
 from tfx_pipeline.gates.serving import BLESSED, MODEL_ID
 from tfx_pipeline.ingestion import CONTRACT
-from tfx_pipeline.origin import examples_of, is_of_others, settings_of, span_of
+from tfx_pipeline.origin import examples_of, is_before, settings_of, span_of
 
 Artifacts = dict[str, list[types.Artifact]]
 
@@ -29,13 +30,13 @@ class LastAccepted(ResolverStrategy):
     ) -> Artifacts:
         del store
         (now,) = input_dict["examples"]
-        before = [one for one in input_dict["accepted"] if is_of_others(one, now)]
+        before = [one for one in input_dict["accepted"] if is_before(one, now)]
         before.sort(key=lambda one: (span_of(one), one.id))
         return {"examples": [], "accepted": before[-1:]}
 
 
 class Window(ResolverStrategy):
-    """The examples of this run, and before them those of the days before it, in order.
+    """The examples of the days before this run's.
 
     Of a day that was read more than once, the newest that passed the data gate; a day that did not
     pass, or has other columns, is left out.
@@ -62,17 +63,17 @@ class Window(ResolverStrategy):
             and one.get_string_custom_property(CONTRACT) == now.get_string_custom_property(CONTRACT)
             and span_of(now) - self._days < span_of(one) < span_of(now)
         }
-        window = [by_span[span] for span in sorted(by_span)]
-        return {"now": [], "accepted": [], "examples": [*window, now]}
+        return {"now": [], "accepted": [], "examples": [by_span[span] for span in sorted(by_span)]}
 
 
-class LastPushableModel(ResolverStrategy):
-    """The last model that was both blessed and fit to be served; none where there is none yet.
+class LastBlessedModel(ResolverStrategy):
+    """The model of the last day that both gates blessed; none where there is none yet.
 
-    TFX's own strategy knows of `ModelBlessing` alone: it would hold the next model to one that was
-    never pushed. A model of this run's examples counts only if it was made otherwise.
+    TFX's own strategy knows of `ModelBlessing` alone: it would hold the next model to one that the
+    serving gate refused. A model of this run's examples counts only if it was made otherwise.
 
-    Inputs: `examples` of this run, `model`, `model_blessing`, `infra_blessing` of ServingGate.
+    Inputs: `examples` of this run, `model`, `model_blessing`, `infra_blessing` of ServingGate. Of
+    the last what is left is the blessing of a model of a later day, if there is one.
 
     Args:
       settings: Digest of all that this run makes a model by.
@@ -88,15 +89,27 @@ class LastPushableModel(ResolverStrategy):
         (now,) = input_dict["examples"]
         blessed = {_model_of(one) for one in input_dict["model_blessing"] if _says_yes(one)}
         fit = {
-            _model_of(one)
+            _model_of(one): one
             for one in input_dict["infra_blessing"]
-            if _says_yes(one)
-            and span_of(one) <= span_of(now)
-            and (is_of_others(one, now) or settings_of(one) != self._settings)
+            if _says_yes(one) and _model_of(one) in blessed
         }
-        models = [one for one in input_dict["model"] if one.id in blessed & fit]
-        models.sort(key=lambda one: one.id)
-        return {**{name: [] for name in input_dict}, "model": models[-1:]}
+        before = [
+            one
+            for one in input_dict["model"]
+            if one.id in fit
+            and (is_before(fit[one.id], now) or self._is_otherwise(fit[one.id], now))
+        ]
+        before.sort(key=lambda one: (span_of(fit[one.id]), one.id))
+        later = [one for one in fit.values() if span_of(one) > span_of(now)]
+        return {
+            **{name: [] for name in input_dict},
+            "model": before[-1:],
+            "infra_blessing": later[-1:],
+        }
+
+    def _is_otherwise(self, blessing: types.Artifact, now: types.Artifact) -> bool:
+        """Whether a model of the same examples was made by other settings."""
+        return examples_of(blessing) == now.id and settings_of(blessing) != self._settings
 
 
 def _says_yes(blessing: types.Artifact) -> bool:

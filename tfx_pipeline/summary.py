@@ -139,7 +139,7 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     blessing = lineage.outputs["ModelGate", "ModelBlessing"]
     served = lineage.outputs["ServingGate", "InfraBlessing"]
     pushed = lineage.outputs["Pusher", "PushedModel"].custom_properties["pushed_version"]
-    version = pushed.string_value
+    version = pushed.string_value if "Pusher" in lineage.worked else ""
     return RunSummary(
         metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
         compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),

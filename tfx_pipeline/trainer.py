@@ -13,6 +13,7 @@ from tfx import v1 as tfx
 from piano_tf.checkpoints import Checkpoints, fingerprint
 from piano_tf.config import Config
 from piano_tf.data.encoding import learnt_vocabularies
+from piano_tf.errors import PianoError
 from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
 from piano_tf.features import LABELS, SPLITS, FeatureSpec, InputSpec
 from piano_tf.hardware import choose_strategy, is_chief
@@ -22,6 +23,8 @@ from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.progress import NEWS
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
 
+CODE = "code"
+"""Key of the custom configuration of all stages: a fingerprint of our own source."""
 _CONFIG = "config"
 _FEATURES = "features"
 _CHECKPOINTS = "checkpoints"
@@ -76,7 +79,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         warm_start=_warm_start(fn_args.base_model, output, inputs, config),
         callbacks=callbacks if is_chief(strategy) else (),
         strategy=strategy,
-        checkpoints=_checkpoints(fn_args, config, inputs),
+        checkpoints=_checkpoints(fn_args, config, inputs, strategy),
         verbose=2,
     )
     if not is_chief(strategy):
@@ -88,9 +91,9 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
 
 
 def _files(train: list[str], validation: list[str]) -> tuple[list[str], list[str]]:
-    """What to train on, and what to stop by.
+    """What to train on, and what to stop by: of the run's own day, the last, a split each.
 
-    That is all of the earlier days, and of the newest, the last, only the split that is for it.
+    Of the days before it everything is trained on.
 
     Args:
       train: Of each of `splits`, the days' files.
@@ -110,27 +113,37 @@ def _warm_start(
     if base_model is None:
         NEWS.info("from scratch: there is no earlier model, or none is wanted")
         return None
-    earlier = Earlier.load(Path(base_model))
-    if (obstacle := earlier.obstacle(inputs, config.model)) is not None:
+    learnt = learnt_vocabularies(inputs.features, inputs.encoding)
+    vocabularies = {name: output.vocabulary_by_name(name) for name in learnt}
+    try:
+        earlier = Earlier.load(Path(base_model))
+    except PianoError as error:
+        NEWS.info("from scratch: %s", error)
+        return None
+    if (obstacle := earlier.obstacle(inputs, config.model, vocabularies)) is not None:
         NEWS.info("from scratch: %s cannot be started from, as %s", base_model, obstacle)
         return None
-    learnt = learnt_vocabularies(inputs.features, inputs.encoding)
-    start = WarmStart(earlier, {name: output.vocabulary_by_name(name) for name in learnt})
+    start = WarmStart(earlier, vocabularies)
     new = ", ".join(f"{count:,} of {name}" for name, count in start.new_ids().items() if count)
     NEWS.info("a warm start from %s (new ids: %s)", base_model, new or "none")
     return start
 
 
-def _checkpoints(fn_args: tfx.components.FnArgs, config: Config, inputs: InputSpec) -> Checkpoints:
+def _checkpoints(
+    fn_args: tfx.components.FnArgs,
+    config: Config,
+    inputs: InputSpec,
+    strategy: tf.distribute.Strategy,
+) -> Checkpoints:
     """Where no stage's outputs are, for TFX removes those of what failed."""
     patterns = [*fn_args.train_files, *fn_args.eval_files]
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     if fn_args.base_model is not None:
-        files.append(f"{fn_args.base_model}/saved_model.pb")
-    name = fingerprint(config, inputs, files)
+        files += sorted(tf.io.gfile.glob(f"{fn_args.base_model}/variables/*"))
+    name = f"{fingerprint(config, inputs, files)}-{fn_args.custom_config[CODE]}"
     folder = Path(fn_args.custom_config[_CHECKPOINTS])
-    for other in folder.glob("*"):  # of a run that was killed, and then not wanted any more
-        if other.name != name:
+    for other in folder.glob("*") if is_chief(strategy) else ():
+        if other.name != name:  # of a run that was killed, and then not wanted any more
             shutil.rmtree(other)
     return Checkpoints(folder / name, name)
 

@@ -36,8 +36,8 @@ class Setting(NamedTuple):
 
 SETTINGS = [
     Setting(None, True, 1e-4),
-    Setting("mixed_bfloat16", False, 0.1),
-    Setting("mixed_bfloat16", True, 0.1),
+    Setting("mixed_bfloat16", False, 0.02),
+    Setting("mixed_bfloat16", True, 0.02),
 ]
 
 

@@ -90,8 +90,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     assert "from scratch: there is no earlier model" in done.stdout
     assert "pushed: " in done.stdout
     monday = daily.served
-    lists = {"trained on 1 day": done.stdout.count("trained on 1 day")}
-    assert lists == {"trained on 1 day": 1}
+    assert "trained on 1 day" in done.stdout
 
     # A poisoned day stops before training, and is no part of any later day's window.
     bad = spoilt(every_day[second], home / "bad", "train", flip_labels)

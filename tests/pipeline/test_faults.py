@@ -1,4 +1,4 @@
-"""What goes wrong around a run: kills and full disks. Poisoned logs: `test_poisoned_logs.py`."""
+"""What goes wrong around a run: kills and full disks. Poisoned logs: `test_data_gate.py`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     config = {**CONFIG, "model": {**CONFIG["model"], "width": 8}}
+    config["training"] = {**CONFIG["training"], "checkpoint_steps": 1}
     lenient = {**THRESHOLDS, "calibration": 100.0, "undecided": "bless", "largest_slice_loss": 1.0}
     return environment(
         logs=folder / "log",

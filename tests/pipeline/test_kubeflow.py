@@ -87,7 +87,7 @@ def test_vertex_takes_it(compiled: Path) -> None:
         pipeline_root="gs://nowhere",
         credentials=_no_credentials(),
     )
-    assert job.to_dict is not None
+    assert job.pipeline_spec["pipelineInfo"]["name"] == "piano"
     assert json.loads(compiled.read_text())["pipelineSpec"]["schemaVersion"] == "2.0.0"
 
 

@@ -72,7 +72,7 @@ class Figure(Frozen):
       part: Of which lists.
       lists: How many of them count.
       model: The new model's.
-      last: The last pushed model's, if there was one.
+      last: The last blessed model's, if there was one.
       change: What the new one gains on it.
       first_stage: The first-stage order's, where that has one.
     """
@@ -195,7 +195,7 @@ def ModelGate(
       logs: The log whose test split is ordered.
       limits: JSON of `Thresholds`.
       code: Fingerprint of our own source, for the cache.
-      baseline: The last pushed model; a first run has none.
+      baseline: The last blessed model; a first run has none.
     """
     del code
     log_dir = Path(logs)
@@ -226,7 +226,7 @@ def compare(
     Args:
       lists: What happened.
       said: The new model's predictions.
-      last: The last pushed model's, if there was one.
+      last: The last blessed model's, if there was one.
       parts: All lists first, then slices.
       limits: What may be lost.
     """

@@ -66,6 +66,7 @@ def ServingGate(
     limits: Parameter[str],
     settings: Parameter[str],
     code: Parameter[str],
+    later: InputArtifact[standard_artifacts.InfraBlessing] = None,
 ) -> None:
     """Serves a model in a process of its own and asks golden requests over gRPC.
 
@@ -77,11 +78,16 @@ def ServingGate(
       limits: JSON of `ServingLimits`.
       settings: Digest of all that the model was made by.
       code: Fingerprint of our own source, for the cache.
+      later: The blessing of a model of a later day, if there is one: an older model is not pushed
+        over it.
     """
     del code
     folder = Path(path_utils.serving_model_path(model.uri))
     chosen = ServingLimits.from_json(limits)
     verdict = examine(folder, golden_requests(Path(logs), chosen.longest_list), chosen)
+    if later is not None:
+        reason = f"a model of a later day, {later.get_int_custom_property(MODEL_ID)}, is blessed"
+        verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
     blessing.set_int_custom_property(BLESSED, int(verdict.passed))
     blessing.set_int_custom_property(MODEL_ID, model.id)
     stamp(blessing, examples, settings)
