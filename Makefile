@@ -16,8 +16,8 @@ compare: environment  ## every model on a log (DATASET=simulated, lastfm or cpcd
 experiment: environment  ## models online in a simulated world (WORLD of worlds/, POLICIES of experiments/, SEED)
 	@WORLD="$(WORLD)" POLICIES="$(POLICIES)" SEED="$(SEED)" scripts/experiment.sh
 
-test: environment  ## every test
-	@$(PYTEST)
+test: environment  ## every test, two files at a time
+	@$(PYTEST) --numprocesses=2 --dist=loadfile
 
 lint: environment  ## ruff
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -57,6 +57,7 @@ setup(
             "mypy>=2",
             "psutil>=5",
             "pytest>=9",
+            "pytest-xdist>=3.8",
             "regex",
             "ruff>=0.17",
             *PIPELINE,
