@@ -12,6 +12,7 @@ from tfx import v1 as tfx
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
+from tfx.types import channel
 
 import piano_tf
 import tfx_pipeline
@@ -219,7 +220,7 @@ class _OwnRules:
         ).with_id(_LAST_MODEL)
         self.accepted = last_accepted.outputs["accepted"]
         # A union keeps its order, and what a resolver finds does not: this run's are the last.
-        self.window = tfx.dsl.union([window.outputs["examples"], examples])
+        self.window = channel.union([window.outputs["examples"], examples])
         self.model = last_model.outputs["model"]
         self.later = last_model.outputs["infra_blessing"]
         self.nodes = [last_accepted, window, last_model]
