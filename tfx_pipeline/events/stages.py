@@ -305,7 +305,7 @@ def _count(step: Step, tally: Tally) -> None:
 
 def days_of(done: Done) -> list[int]:
     """The days on which a shard of users has lists."""
-    return list(done.rows["lists"].batches)
+    return list(done.rows["lists"].batches())
 
 
 def day_file(day: int) -> str:
@@ -358,7 +358,7 @@ def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
         replacing(job.output / DEAD_LETTERS / f"{kind}.parquet") as path,
         pq.ParquetWriter(path, dead_letters.SCHEMA) as writer,
     ):
-        keys = {key for one in pieces for key in one.batches}
+        keys = {key for one in pieces for key in one.batches()}
         for key in sorted(key for key in keys if key[0] == kind):
             writer.write_table(dead_letters.in_order(parts(pieces, key)))
     return Done({}, Tally())
