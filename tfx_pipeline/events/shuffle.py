@@ -107,17 +107,20 @@ def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
                 yield _batches(source, numbers)
 
 
-def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
-    """All that there is for a key, in memory.
+def read(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
+    """The same in memory.
 
     Where pieces are small, mapping them would take more: the system maps much around each.
     """
-    found = [schema.empty_table()]
     for one in pieces:
         if numbers := one.batches().get(key):
             with pa.OSFile(str(one.path)) as source:
-                found.append(_batches(source, numbers))
-    return pa.concat_tables(found)
+                yield _batches(source, numbers)
+
+
+def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
+    """All that there is for a key, in memory."""
+    return pa.concat_tables([schema.empty_table(), *read(pieces, key)])
 
 
 def _batches(source: pa.NativeFile, numbers: list[int]) -> pa.Table:
