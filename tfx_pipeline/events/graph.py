@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
@@ -71,6 +72,8 @@ class _Task(beam.DoFn):
     def process(self, task, *others):  # type: ignore[no-untyped-def]
         with stages.reported(self._job):
             yield self._stage(task, self._job, *others)
+        # Arrow would keep what a large task took, and so would each after it.
+        pa.default_memory_pool().release_unused()
 
 
 def _declare(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:

@@ -1,11 +1,13 @@
 """Rows on their way from one stage to the next, in Arrow files.
 
 Beam moves only `Pieces`, which say where rows are. A file is written by one task and read by many.
+Beside each lies its index, for of a long log all indices together are no small thing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +23,21 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Which rows of a file are for whom.
+    """Rows of a file, for several readers.
 
     Attributes:
       path: The file.
-      batches: Key -> numbers of the batches that have its rows.
     """
 
     path: Path
-    batches: dict[Any, list[int]]
+
+    @property
+    def index_path(self) -> Path:
+        return self.path.with_suffix(".index")
+
+    def batches(self) -> dict[Any, list[int]]:
+        """Key -> numbers of the batches that have its rows; read anew each time."""
+        return pickle.loads(self.index_path.read_bytes())
 
 
 class PieceWriter:
@@ -37,20 +45,25 @@ class PieceWriter:
 
     Args:
       writer: Of the file.
-      pieces: What to fill.
+      pieces: Where that is.
+
+    Attributes:
+      pieces: As given.
+      batches: Key -> numbers of the batches that have its rows.
     """
 
     def __init__(self, writer: pa.RecordBatchFileWriter, pieces: Pieces) -> None:
         self._writer = writer
         self._written = 0
         self.pieces = pieces
+        self.batches: dict[Any, list[int]] = {}
 
     def add(self, key: Any, rows: pa.Table) -> None:
         """Appends rows for a key; they stay in their order."""
         for batch in rows.combine_chunks().to_batches():
             if batch.num_rows:
                 self._writer.write_batch(batch)
-                self.pieces.batches.setdefault(key, []).append(self._written)
+                self.batches.setdefault(key, []).append(self._written)
                 self._written += 1
 
     def divide(self, keys: np.ndarray, rows: pa.Table, order: np.ndarray | None = None) -> None:
@@ -76,35 +89,38 @@ class PieceWriter:
 
 @contextmanager
 def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
-    """Makes a file of pieces, whole or not at all."""
+    """Makes a file of pieces and its index, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(path) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        yield PieceWriter(writer, Pieces(path, {}))
+    pieces = Pieces(path)
+    with replacing(pieces.index_path) as index, replacing(path) as partial:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            rows = PieceWriter(writer, pieces)
+            yield rows
+        index.write_bytes(pickle.dumps(rows.batches))
 
 
 def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
     """What there is for a key, file by file; of it nothing is in memory but what is looked at."""
     for one in pieces:
-        if numbers := one.batches.get(key):
+        if numbers := one.batches().get(key):
             with pa.memory_map(str(one.path)) as source:
                 yield _batches(source, numbers)
 
 
-def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
-    """All that there is for a key, in memory.
+def read(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
+    """The same in memory.
 
     Where pieces are small, mapping them would take more: the system maps much around each.
     """
-    found = [schema.empty_table()]
     for one in pieces:
-        if numbers := one.batches.get(key):
+        if numbers := one.batches().get(key):
             with pa.OSFile(str(one.path)) as source:
-                found.append(_batches(source, numbers))
-    return pa.concat_tables(found)
+                yield _batches(source, numbers)
+
+
+def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
+    """All that there is for a key, in memory."""
+    return pa.concat_tables([schema.empty_table(), *read(pieces, key)])
 
 
 def _batches(source: pa.NativeFile, numbers: list[int]) -> pa.Table:

@@ -38,7 +38,7 @@ from tfx_pipeline.events.ordering import Column, numbers
 from tfx_pipeline.events.privacy import REQUESTS, Guard, of_unsound
 from tfx_pipeline.events.reconciliation import NO_SNAPSHOT, UNREADABLE_FILES, UNTIL, Tally
 from tfx_pipeline.events.requests import resolved
-from tfx_pipeline.events.shuffle import Pieces, PieceWriter, gathered, parts, writing
+from tfx_pipeline.events.shuffle import Pieces, PieceWriter, gathered, parts, read, writing
 from tfx_pipeline.events.snapshots import Snapshots
 from tfx_pipeline.events.tables import EVENTS, ITEM, SEARCH, USER, schemas
 from tfx_pipeline.events.user_shard import Step, UserShard
@@ -243,7 +243,8 @@ def build_lists(
     with _task(job, "users", shard, written) as out:
         known_items, users = None, None
         if job.config.item is not None:
-            known_items = Snapshots(ITEM, gathered(_of([items], ITEM), _ALL, known[ITEM]))
+            table = pa.concat_tables([known[ITEM].empty_table(), *parts(_of([items], ITEM), _ALL)])
+            known_items = Snapshots(ITEM, table)
         if job.config.user is not None:
             table = gathered(_of(reads, USER), shard, known[USER])
             table, dead = snapshots.unique(USER, table)
@@ -251,7 +252,7 @@ def build_lists(
             _bury(dead, out["dead"], tally)
             users = Snapshots(USER, snapshots.changes(USER, table))
         state = UserShard(job.config, until, known[SEARCH], known_items, users)
-        searches, acts = (list(parts(_of(resolves, name), shard)) for name in ("searches", "acts"))
+        searches, acts = (list(read(_of(resolves, name), shard)) for name in ("searches", "acts"))
         for found, its_acts, end in _steps(searches, acts, known[SEARCH]):
             step = state.step(found, its_acts, end)
             _bury(step.dead_letters, out["dead"], tally)
@@ -305,7 +306,7 @@ def _count(step: Step, tally: Tally) -> None:
 
 def days_of(done: Done) -> list[int]:
     """The days on which a shard of users has lists."""
-    return list(done.rows["lists"].batches)
+    return list(done.rows["lists"].batches())
 
 
 def day_file(day: int) -> str:
@@ -358,7 +359,7 @@ def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
         replacing(job.output / DEAD_LETTERS / f"{kind}.parquet") as path,
         pq.ParquetWriter(path, dead_letters.SCHEMA) as writer,
     ):
-        keys = {key for one in pieces for key in one.batches}
+        keys = {key for one in pieces for key in one.batches()}
         for key in sorted(key for key in keys if key[0] == kind):
             writer.write_table(dead_letters.in_order(parts(pieces, key)))
     return Done({}, Tally())
