@@ -62,7 +62,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     train_files, validation_files = _files(fn_args.train_files, fn_args.eval_files)
     days = len(fn_args.eval_files)
     if len(fn_args.train_files) > days:
-        NEWS.info("trained on %d %s", days, "day" if days == 1 else "days")
+        NEWS.info("training on %d %s", days, "day" if days == 1 else "days")
     train = encoded_dataset(
         train_files, output, spec, batch_size=size, shuffle_seed=config.training.seed
     )

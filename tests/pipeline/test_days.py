@@ -91,7 +91,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     assert "from scratch: there is no earlier model" in done.stdout
     assert "pushed: " in done.stdout
     monday = daily.served
-    assert "trained on 1 day" in done.stdout
+    assert "training on 1 day" in done.stdout
 
     # A poisoned day stops before training, and is no part of any later day's window.
     bad = spoilt(every_day[second], home / "bad", "train", flip_labels)
@@ -107,7 +107,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     done = daily.run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"a warm start from {daily.config.artifacts}" in done.stdout
-    assert "trained on 2 days" in done.stdout
+    assert "training on 2 days" in done.stdout
     assert "against the last blessed model" in done.stdout
     tuesday = daily.served
     assert tuesday != monday
@@ -118,7 +118,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     done = daily.run("--window", "1", "--from-scratch")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "from scratch" in done.stdout
-    assert "trained on 1 day" in done.stdout
+    assert "training on 1 day" in done.stdout
     wednesday = daily.served
     assert not vocabulary(wednesday) >= vocabulary(tuesday), "words of one day alone"
 
