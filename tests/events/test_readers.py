@@ -74,6 +74,49 @@ def test_iso_8601_as_databases_write_it() -> None:
     assert found.not_readable.tolist() == [False] * len(ISO) + [True] * len(NO_TIME) + [False] * 2
 
 
+# What is written -> unit -> its time; "" is what is not readable.
+ODD_TIMES: dict[str, dict[str, int | str | None]] = {
+    "0x6592b880": {"s": "", "us": ""},
+    "nan": {"s": "", "us": ""},
+    "NaN": {"s": "", "us": ""},
+    "-nan": {"s": "", "us": ""},
+    "nan(1)": {"s": "", "us": ""},
+    "inf": {"s": -1, "us": -1},
+    "1e400": {"s": -1, "us": -1},
+    "": {"s": None, "us": None},
+    "9007199254740993": {"s": -1, "us": 2**53 + 1},
+    "+9007199254740993": {"s": -1, "us": 2**53 + 1},
+    "000000000000000007": {"s": 7 * SECOND, "us": 7},
+    "-5": {"s": -5 * SECOND, "us": -5},
+    " 7": {"s": 7 * SECOND, "us": 7},
+    "7.5": {"s": 7_500_000, "us": 8},
+    "1e3": {"s": 1_000 * SECOND, "us": 1_000},
+    "99999999999999999999": {"s": -1, "us": -1},
+    "2024-01-01": {"s": MOMENT * SECOND, "us": MOMENT * SECOND},
+    "noon": {"s": "", "us": ""},
+}
+COMPANY = ["1704067200", "2024-01-01", "1704067200.5", "noon", "", None, "+5"]
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+@pytest.mark.parametrize("value", ODD_TIMES)
+def test_a_time_in_text_is_the_same_in_any_company(value: str, unit: str) -> None:
+    expected = ODD_TIMES[value][unit]
+    time, broken = (None, True) if expected == "" else (expected, False)
+    for beside in ([], *([one] for one in COMPANY), COMPANY):
+        found = cells.time(pa.array([value, *beside], pa.string()), unit)
+        assert (found.values[0].as_py(), found.not_readable[0]) == (time, broken), beside
+
+
+@pytest.mark.parametrize("value", ["nan", "nan(1)", "inf", "1e400", "0x10", " 1.5", "+1", "16777217"])
+def test_a_number_in_text_is_the_same_in_any_company(value: str) -> None:
+    alone = cells.number(pa.array([value]))
+    for beside in ("1", "1.5", "x", "", "nan"):
+        found = cells.number(pa.array([value, beside]))
+        assert repr(found.values[0].as_py()) == repr(alone.values[0].as_py()), beside
+        assert found.not_readable[0] == alone.not_readable[0], beside
+
+
 # --- files ---
 
 SEARCHES: dict[str, Any] = {
@@ -177,6 +220,34 @@ def test_values_of_json_are_read_the_same_alone_and_beside_others(tmp_path: Path
     assert sorted(letter["detail"] for _, found in alone for letter in found) == sorted(
         letter["detail"] for letter in dead
     )
+
+
+ODD_JSON_TIMES: list[tuple[str, str | int]] = [
+    ("NaN", "not readable"),
+    ("-Infinity", "time out of range"),
+    ("1e400", "time out of range"),
+    ("9007199254740993", 2**53 + 1),
+    ("9007199254740991", 2**53 - 1),
+    ("%d" % 10**30, "time out of range"),
+    ("7.5", 8),
+    ("true", "not readable"),
+    ('"nan"', "not readable"),
+    ('"0x10"', "not readable"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), ODD_JSON_TIMES)
+def test_a_time_in_json_is_the_same_in_any_company(
+    tmp_path: Path, value: str, expected: str | int
+) -> None:
+    mapping = {**CLICKS, "time_unit": "us"}
+    for beside in ("", "5", "1.5", "NaN", '"2024-01-01"', '"5"', "null", "true"):
+        times = [value, beside] if beside else [value]
+        data = [f'{{"user_id": "u", "item_id": "{n}", "time": {t}}}' for n, t in enumerate(times)]
+        rows, dead = read(tmp_path / "f.jsonl", "\n".join(data).encode(), "click", mapping)
+        found: list[str | int] = [row["time"] for row in rows if row["item_id"] == "0"]
+        found += [row["reason"] for row in dead if '"0"' in row["detail"] or value in row["detail"]]
+        assert found[0] == expected, beside
 
 
 @pytest.mark.parametrize("name", ["f.csv", "f.jsonl"])

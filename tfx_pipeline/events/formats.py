@@ -253,13 +253,20 @@ def _column(values: list[Any], wanted: pa.DataType) -> tuple[pa.Array, list[int]
         return pa.nulls(len(values)), []
     if pa.types.is_list(wanted) and kinds != {str}:
         return _column_of_lists(values)
-    if kinds in ({str}, {int}) or (kinds <= {int, float} and wanted != pa.string()):
+    if kinds in ({str}, {int}) or _are_numbers(values, kinds, wanted):
         try:
             return pa.array(values), []
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
             pass  # a number of any size, or what is no text
     cells = [_text(value, wanted) for value in values]
     return _texts(cells, pa.string(), pa.binary()), _misfits(values, cells)
+
+
+def _are_numbers(values: list[Any], kinds: set[type], wanted: pa.DataType) -> bool:
+    """Whether a column of numbers says as much of each value as the value itself."""
+    if wanted == pa.int64():  # whole numbers that become floats may be others, and NaN is no time
+        return kinds == {float} and not any(value != value for value in values)
+    return kinds <= {int, float} and wanted == pa.float32()
 
 
 def _column_of_lists(values: list[Any]) -> tuple[pa.Array, list[int]]:
@@ -291,6 +298,8 @@ def _text(value: Any, wanted: pa.DataType) -> str | None:
     """Text as it is, numbers as text, None for all else; for a number true is 1 and false 0."""
     if isinstance(value, bool):
         return str(int(value)) if wanted == pa.float32() else None
+    if wanted == pa.int64() and value != value:
+        return None
     if isinstance(value, int | float):
         return repr(value)
     return value if isinstance(value, str) else None
