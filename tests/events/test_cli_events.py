@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from piano_tf.cli import piano
 from piano_tf.data.logs import check_log
 from piano_tf.data.splits import ByDate
 from piano_tf.errors import LogError, PianoError
+from tfx_pipeline.events import stages
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.job import run
 from tfx_pipeline.events.report import sentences
+from tfx_pipeline.events.shuffle import Pieces
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01, 00:00 UTC
@@ -272,6 +274,26 @@ def test_users_to_forget_who_were_never_met_are_counted_and_not_named(
     text = (out / "report.html").read_text() + (out / "reconciliation.json").read_text()
     assert "users to forget whom no row names: 2.<" in text
     assert "zzz" not in text and "nobody" not in text
+
+
+def test_tasks_are_not_told_what_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may have met every user to forget, and all files are told to every task."""
+    told: list[stages.Done] = []
+    found_in = stages._of
+
+    def noted(done: Iterable[stages.Done], name: str) -> list[Pieces]:
+        told.extend(done := list(done))
+        return found_in(done, name)
+
+    monkeypatch.setattr(stages, "_of", noted)
+    folder = write(tmp_path / "in")
+    (folder / "forget.txt").write_text("ann\n")
+    said = built(folder, tmp_path / "out", privacy={"forget": "forget.txt"})
+    assert said["to forget, never met"] == 0
+    assert any("lists" in done.rows for done in told)
+    assert not any(done.tally.counts for done in told)
 
 
 AHEAD = "a clock that runs ahead may have set the end of observation"

@@ -23,6 +23,7 @@ from tfx_pipeline.events.cells import time as times_of
 
 _Any = TypeVar("_Any")
 _ROWS = 1 << 16
+PLAIN_TEXT = (".csv", ".jsonl", ".json", ".ndjson")  # as long on disk as it is
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
 
