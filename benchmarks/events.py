@@ -31,6 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -39,7 +40,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from piano_tf.features import SPLITS
-from piano_tf.pages import svg
+from piano_tf.pages import COLOURS, INK, STYLE, svg
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01 00:00 UTC
@@ -367,25 +368,25 @@ def plot(found: list[Measured]) -> Figure:
         millions,
         [[one.work.get(stage, 0.0) for one in grown] for stage in stages],
         labels=stages,
-        alpha=0.8,
+        colors=COLOURS,
     )
     work = [sum(one.work.values()) for one in grown]
     linear = [work[0] * events / millions[0] for events in millions]
-    times.plot(millions, linear, color="black", linestyle=":", label="linear")
+    times.plot(millions, linear, color=INK, linestyle=":", label="linear")
     times.set_ylabel("processor seconds")
-    memory.plot(millions, [one.peak for one in grown], marker="o", label="peak")
-    memory.plot(millions, [one.start for one in grown], marker="o", label="before the job")
+    memory.plot(millions, [one.peak for one in grown], marker="o", color=COLOURS[0], label="peak")
+    start = [one.start for one in grown]
+    memory.plot(millions, start, marker="o", color=COLOURS[1], label="before the job")
     for one, marker in zip((one for one in found if one not in grown), "sD^v", strict=False):
         at = {"marker": marker, "linestyle": "", "label": one.run.name}
-        times.plot([one.events / 1e6], [sum(one.work.values())], color="black", **at)
-        memory.plot([one.events / 1e6], [one.peak], color="black", **at)
+        times.plot([one.events / 1e6], [sum(one.work.values())], color=INK, **at)
+        memory.plot([one.events / 1e6], [one.peak], color=INK, **at)
     memory.set_ylabel("MiB, all processes")
     for axes in (times, memory):
         axes.set_xlabel("million events")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small", loc="best")
+        axes.legend(loc="best")
     return figure
 
 
@@ -413,7 +414,8 @@ def main() -> None:
     print(table(found))
     if chosen.output:
         chosen.output.with_suffix(".md").write_text(table(found) + "\n")
-        chosen.output.with_suffix(".svg").write_bytes(svg(plot(found)))
+        with matplotlib.rc_context(STYLE):
+            chosen.output.with_suffix(".svg").write_bytes(svg(plot(found)))
 
 
 if __name__ == "__main__":

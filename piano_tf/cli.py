@@ -203,8 +203,6 @@ def events(input_dir: Path, mapping: Path, beam_args: tuple[str, ...], **destina
     MAPPING says what a team's tables and columns are called, and the rules; docs/events.md has all
     of it. Shares are cut at midnight. What stands after -- are options of the Beam runner.
     """
-    if beam_args and not beam_args[0].startswith("--"):
-        raise PianoError(f"{beam_args[0]!r}: expected options, and those of Beam after --")
     from tfx_pipeline.events.config import EventsConfig
     from tfx_pipeline.events.job import run
     from tfx_pipeline.events.report import REPORT_FILE, sentences

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from piano_tf.cli import piano
 from piano_tf.data.logs import check_log
 from piano_tf.data.splits import ByDate
 from piano_tf.errors import LogError, PianoError
+from tfx_pipeline.events import stages
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.job import run
 from tfx_pipeline.events.report import sentences
+from tfx_pipeline.events.shuffle import Pieces
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01, 00:00 UTC
@@ -274,6 +276,26 @@ def test_users_to_forget_who_were_never_met_are_counted_and_not_named(
     assert "zzz" not in text and "nobody" not in text
 
 
+def test_tasks_are_not_told_what_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may have met every user to forget, and all files are told to every task."""
+    told: list[stages.Done] = []
+    found_in = stages._of
+
+    def noted(done: Iterable[stages.Done], name: str) -> list[Pieces]:
+        told.extend(done := list(done))
+        return found_in(done, name)
+
+    monkeypatch.setattr(stages, "_of", noted)
+    folder = write(tmp_path / "in")
+    (folder / "forget.txt").write_text("ann\n")
+    said = built(folder, tmp_path / "out", privacy={"forget": "forget.txt"})
+    assert said["to forget, never met"] == 0
+    assert any("lists" in done.rows for done in told)
+    assert not any(done.tally.counts for done in told)
+
+
 AHEAD = "a clock that runs ahead may have set the end of observation"
 
 
@@ -315,7 +337,13 @@ def test_few_events_near_the_end_are_a_thousandth_at_most() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["stray"], ["stray", "--", "--direct_num_workers=1"], ["--", "stray"], ["-"]],
+    [
+        ["stray"],
+        ["stray", "--", "--direct_num_workers=1"],
+        ["--", "stray"],
+        ["-"],
+        ["--", "--direct_num_workers=1", "stray", "more"],
+    ],
 )
 def test_words_that_are_no_options_are_one_sentence(tmp_path: Path, words: list[str]) -> None:
     folder = write(tmp_path / "in")
@@ -324,8 +352,8 @@ def test_words_that_are_no_options_are_one_sentence(tmp_path: Path, words: list[
         piano, ["logs", "events", *arguments, "--output", str(tmp_path / "out"), *words]
     )
     assert done.exit_code != 0
-    word = next(word for word in words if word != "--")
-    with pytest.raises(PianoError, match=f"^'{word}': expected options, and those of Beam after"):
+    word = next(word for word in words if not word.startswith("--"))
+    with pytest.raises(PianoError, match=f"^'{word}': expected an option that Apache Beam knows$"):
         raise done.exception or AssertionError
     assert not (tmp_path / "out").exists()
 

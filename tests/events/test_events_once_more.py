@@ -94,7 +94,9 @@ def test_a_stage_writes_the_same_in_whatever_order_it_is_told(tmp_path: Path) ->
         job = Job(config, Guard(), folder, folder, shards=1)
         reads = [stages.read_file(file, job) for file in find_files(source, config)]
         stages.resolve_requests(0, job, reads[::order], START)
-        return {file.name: file.read_bytes() for file in (folder / "requests").rglob("*.arrow")}
+        left = [*(folder / "requests").rglob("*.*")]
+        assert {file.suffix for file in left} == {".arrow", ".index"}
+        return {file.name: file.read_bytes() for file in left}
 
     assert len(find_files(source, config)) > 5
     assert files(1) == files(-1)
@@ -127,7 +129,21 @@ def test_snapshots_that_say_nothing_new_are_not_looked_at() -> None:
     assert changes("item", table)["valid_from"].to_pylist() == [1, 3, 4, 1]
 
 
-def test_an_option_that_beam_does_not_know_is_refused() -> None:
-    assert known(["--runner=FlinkRunner", "--flink_master=here"])
-    with pytest.raises(ConfigError, match="--runer: expected an option that Apache Beam knows"):
-        known(["--runer=FlinkRunner"])
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (["--runer=FlinkRunner"], "--runer"),
+        (["-runner=FlinkRunner"], "-runner"),
+        (["--direct_num_workers=2", "stray", "--runer=FlinkRunner"], "stray"),
+        (["--direct_running_mode=multi_processing", "extra", "words"], "extra"),
+        (["--zzz=1", "--aaa=1"], "--zzz"),
+        (["--direct_num_workers=2", "--", "--runner=FlinkRunner"], "--"),
+    ],
+)
+def test_words_that_beam_does_not_know_are_refused(options: list[str], first: str) -> None:
+    with pytest.raises(ConfigError, match=f"^'{first}': expected an option that Apache Beam knows"):
+        known(options)
+
+
+def test_options_that_beam_knows_are_its() -> None:
+    assert known(["--runner=FlinkRunner", "--flink_master", "here"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from event_streams import (
     HISTORY_ITEM,
@@ -38,6 +39,7 @@ from reference import DAY, Event, Rebuilt, Rules, rebuild
 from piano_tf.data.logs import check_log
 from piano_tf.data.splits import ByDate
 from piano_tf.features import SPLITS
+from tfx_pipeline.events import acts, formats, history, ordering, shuffle, stages
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.job import run
@@ -122,8 +124,8 @@ def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: P
     stream = dataclasses.replace(big_stream(seed, size=60, of_rules=0), rules=rules)
     rebuilt = rebuild(stream.events, rules)
     outputs = []
-    for number, formats in enumerate(FORMATS):
-        source = write_files(tmp_path / f"in-{number}", stream, number, formats=formats)
+    for number, of_files in enumerate(FORMATS):
+        source = write_files(tmp_path / f"in-{number}", stream, number, formats=of_files)
         shards = (1, 3, 16)[number]
         config = EventsConfig.model_validate({**mapping_of(rules, tmp_path), "shards": shards})
         output = tmp_path / f"out-{number}"
@@ -152,6 +154,42 @@ def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: P
             days = {row["timestamp"] * SECOND // DAY for row in rows_in(file)}
             assert [str(np.datetime64(day, "D")) for day in days] == [file.stem]
     assert sum(check_log(output).lists.values()) == len(rebuilt.lists)
+
+
+SLICES = [
+    (ordering, "_ROWS_AT_ONCE"),
+    (acts, "_ACTS_AT_ONCE"),
+    (shuffle, "_ROWS_AT_ONCE"),
+    (stages, "_EVENTS_AT_ONCE"),
+    (stages, "_LISTS_AT_ONCE"),
+    (history, "_AT_ONCE"),
+    (formats, "_ROWS"),
+]
+
+
+@pytest.mark.parametrize("which", RULES)
+def test_the_size_of_slices_changes_nothing(
+    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = dataclasses.replace(RULES[which], **TYPES, history_item=HISTORY_ITEM)
+    stream = dataclasses.replace(big_stream(7, size=60, of_rules=0), rules=rules)
+    source = write_files(tmp_path / "in", stream, 7, formats=("parquet", "csv", "jsonl"))
+    config = EventsConfig.model_validate({**mapping_of(rules, tmp_path), "shards": 2})
+    run(source, config, tmp_path / "usual", CUT)
+    for module, name in SLICES:
+        assert getattr(module, name) > 1_000
+        monkeypatch.setattr(module, name, 7)
+    run(source, config, tmp_path / "small", CUT)
+    usual, small = (bytes_of(tmp_path / name) for name in ("usual", "small"))
+    assert usual.keys() == small.keys()
+    of_lists = [name for name in usual if name.startswith((*SPLITS, "held_back"))]
+    for name in of_lists:  # each slice is a row group
+        file = pq.ParquetFile(tmp_path / "small" / name)
+        assert file.num_row_groups >= file.metadata.num_rows / 7
+        assert file.read().equals(pq.read_table(tmp_path / "usual" / name)), name
+        del usual[name], small[name]
+    assert len(of_lists) >= 4
+    assert small == usual
 
 
 CUT = ByDate(dt.date(2024, 1, 2), dt.date(2024, 1, 3))

@@ -74,6 +74,51 @@ def test_iso_8601_as_databases_write_it() -> None:
     assert found.not_readable.tolist() == [False] * len(ISO) + [True] * len(NO_TIME) + [False] * 2
 
 
+# What is written -> unit -> its time; "" is what is not readable.
+ODD_TIMES: dict[str, dict[str, int | str | None]] = {
+    "0x6592b880": {"s": "", "us": ""},
+    "nan": {"s": "", "us": ""},
+    "NaN": {"s": "", "us": ""},
+    "-nan": {"s": "", "us": ""},
+    "nan(1)": {"s": "", "us": ""},
+    "inf": {"s": -1, "us": -1},
+    "1e400": {"s": -1, "us": -1},
+    "": {"s": None, "us": None},
+    "9007199254740993": {"s": -1, "us": 2**53 + 1},
+    "+9007199254740993": {"s": -1, "us": 2**53 + 1},
+    "000000000000000007": {"s": 7 * SECOND, "us": 7},
+    "-5": {"s": -5 * SECOND, "us": -5},
+    " 7": {"s": 7 * SECOND, "us": 7},
+    "7.5": {"s": 7_500_000, "us": 8},
+    "1e3": {"s": 1_000 * SECOND, "us": 1_000},
+    "99999999999999999999": {"s": -1, "us": -1},
+    "2024-01-01": {"s": MOMENT * SECOND, "us": MOMENT * SECOND},
+    "noon": {"s": "", "us": ""},
+}
+COMPANY = ["1704067200", "2024-01-01", "1704067200.5", "noon", "", None, "+5"]
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+@pytest.mark.parametrize("value", ODD_TIMES)
+def test_a_time_in_text_is_the_same_in_any_company(value: str, unit: str) -> None:
+    expected = ODD_TIMES[value][unit]
+    time, broken = (None, True) if expected == "" else (expected, False)
+    for beside in ([], *([one] for one in COMPANY), COMPANY):
+        found = cells.time(pa.array([value, *beside], pa.string()), unit)
+        assert (found.values[0].as_py(), found.not_readable[0]) == (time, broken), beside
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "nan(1)", "inf", "1e400", "0x10", " 1.5", "+1", "16777217"]
+)
+def test_a_number_in_text_is_the_same_in_any_company(value: str) -> None:
+    alone = cells.number(pa.array([value]))
+    for beside in ("1", "1.5", "x", "", "nan"):
+        found = cells.number(pa.array([value, beside]))
+        assert repr(found.values[0].as_py()) == repr(alone.values[0].as_py()), beside
+        assert found.not_readable[0] == alone.not_readable[0], beside
+
+
 # --- files ---
 
 SEARCHES: dict[str, Any] = {
@@ -122,12 +167,87 @@ def test_a_stray_quote_costs_its_own_line(tmp_path: Path, rest: bytes) -> None:
     assert json.loads(letter["detail"]) == {"line": stray.decode()}
 
 
-def test_cells_may_have_lines_and_rows_that_are_none_say_what_they_said(tmp_path: Path) -> None:
-    short, long, mixed = b"u,i", b"u,i,1704067200,more", b'u,"i"x,1704067200'
-    sound = b'u,"two\nlines",1704067200\r\n'
-    data = HEADER + b"\n".join([short, sound, long, b"", mixed, b'u,"end'])
+STRAY = b'u,"a,1704067200'
+
+
+@pytest.mark.parametrize("end", [b'v,b",1704067200\n', b'v,b",1704067200\nw,c",1704067200\n'])
+@pytest.mark.parametrize("rows_within", [0, 1, 1_000])
+def test_a_second_stray_quote_hides_no_rows(tmp_path: Path, end: bytes, rows_within: int) -> None:
+    within = clicks(10, 10 + rows_within)
+    data = HEADER + clicks(0, 10) + STRAY + b"\n" + within + end
     rows, dead = read(tmp_path / "f.csv", data, "click", CLICKS)
-    assert [row["item_id"] for row in rows] == ["two\nlines"]
+    assert len(rows) == 10 + rows_within + end.count(b"\n")
+    assert [json.loads(letter["detail"]) for letter in dead] == [{"line": STRAY.decode()}]
+
+
+TEXT_HEADERS = ["request_id,user_id,time,query,item_id", "query,request_id,user_id,time,item_id"]
+
+
+@pytest.mark.parametrize("header", TEXT_HEADERS)
+@pytest.mark.parametrize("broken", [b"", b"short\n"])
+def test_a_stray_quote_in_a_query_hides_no_rows(tmp_path: Path, header: str, broken: bytes) -> None:
+    def row(number: int, query: str) -> bytes:
+        cells = {"request_id": f"r{number}", "user_id": "u", "time": "1704067200", "item_id": "a|b"}
+        return ",".join({**cells, "query": query}[name] for name in header.split(",")).encode()
+
+    first, last = row(0, '"soul'), row(9, 'so"')
+    data = b"\n".join([header.encode(), first, *(row(n, "soul") for n in range(1, 9)), last])
+    data = data.replace(b"r5", broken + b"r5") if header.startswith("request") else data
+    rows, dead = read(tmp_path / "f.csv", data, "search", {"dataset": "shop"})
+    assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(1, 10)]
+    assert [letter["reason"] for letter in dead][:1] == ["not readable"]
+    assert len(dead) == 1 + (broken in data and broken != b"")
+
+
+QUERIES = [
+    "two\nlines",
+    "\nof\n\n\nmany, many\n",
+    "a,b,c\nd,e,f,g,h\n,,,,",
+    "so, a\n",
+    'a ""b""\nc',
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("header", TEXT_HEADERS)
+def test_a_query_may_have_lines(tmp_path: Path, header: str, query: str) -> None:
+    row = {"request_id": "r", "user_id": "u", "time": "1704067200", "item_id": "a|b"}
+    line = ",".join({**row, "query": f'"{query}"'}[name] for name in header.split(","))
+    data = f"{header}\n{line}\n{line}\n".encode()
+    rows, dead = read(tmp_path / "f.csv", data, "search", {"dataset": "shop"})
+    assert [row["query"] for row in rows] == [query.replace('""', '"')] * 2
+    assert not dead
+
+
+@pytest.mark.parametrize(
+    "row", [b'u,"i\nj",1704067200', b'"u\r\n",i,1704067200', b'u,i,"1704067200\r"']
+)
+def test_ids_and_times_have_no_lines(tmp_path: Path, row: bytes) -> None:
+    rows, dead = read(tmp_path / "f.csv", HEADER + row + b"\n" + clicks(0, 2), "click", CLICKS)
+    assert [row["item_id"] for row in rows] == ["i0", "i1"]
+    assert {letter["reason"] for letter in dead} == {"not readable"}
+
+
+@pytest.mark.parametrize("name", ["f.csv", "f.parquet"])
+def test_a_column_that_is_there_twice_is_not_chosen_from(tmp_path: Path, name: str) -> None:
+    file, columns = tmp_path / name, ["user_id", "item_id", "time", "time", "more", "more"]
+    if name == "f.csv":
+        file.write_text(",".join(columns) + "\nu,i,1704067200,1704067300,x,y\n")
+    else:
+        pq.write_table(pa.table([["u"], ["i"], [1], [2], ["x"], ["y"]], columns), file)
+    sentence = r"column 'time': got 2 columns of that name, expected one"
+    for look in (reading.check, lambda *arguments: list(reading.read(*arguments))):
+        with pytest.raises(LogError, match=sentence):
+            look(file, "click", EventsConfig.model_validate(CLICKS))
+
+
+def test_cells_may_have_lines_and_rows_that_are_none_say_what_they_said(tmp_path: Path) -> None:
+    short, long, mixed = b"u,i", b"u,i,1704067200,note,more", b'u,"i"x,1704067200,note'
+    sound = b'u,i,1704067200,"two\nlines"\r\n'
+    header = HEADER.replace(b"\n", b",note\n")
+    data = header + b"\n".join([short, sound, long, b"", mixed, b'u,"end'])
+    rows, dead = read(tmp_path / "f.csv", data, "click", CLICKS)
+    assert [row["item_id"] for row in rows] == ["i"]
     said = [json.loads(letter["detail"])["line"].encode() for letter in dead]
     assert said == [short, long, mixed, b'u,"end']
 
@@ -177,6 +297,34 @@ def test_values_of_json_are_read_the_same_alone_and_beside_others(tmp_path: Path
     assert sorted(letter["detail"] for _, found in alone for letter in found) == sorted(
         letter["detail"] for letter in dead
     )
+
+
+ODD_JSON_TIMES: list[tuple[str, str | int]] = [
+    ("NaN", "not readable"),
+    ("-Infinity", "time out of range"),
+    ("1e400", "time out of range"),
+    ("9007199254740993", 2**53 + 1),
+    ("9007199254740991", 2**53 - 1),
+    (f"{10**30}", "time out of range"),
+    ("7.5", 8),
+    ("true", "not readable"),
+    ('"nan"', "not readable"),
+    ('"0x10"', "not readable"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), ODD_JSON_TIMES)
+def test_a_time_in_json_is_the_same_in_any_company(
+    tmp_path: Path, value: str, expected: str | int
+) -> None:
+    mapping = {**CLICKS, "time_unit": "us"}
+    for beside in ("", "5", "1.5", "NaN", '"2024-01-01"', '"5"', "null", "true"):
+        times = [value, beside] if beside else [value]
+        data = [f'{{"user_id": "u", "item_id": "{n}", "time": {t}}}' for n, t in enumerate(times)]
+        rows, dead = read(tmp_path / "f.jsonl", "\n".join(data).encode(), "click", mapping)
+        found: list[str | int] = [row["time"] for row in rows if row["item_id"] == "0"]
+        found += [row["reason"] for row in dead if '"0"' in row["detail"] or value in row["detail"]]
+        assert found[0] == expected, beside
 
 
 @pytest.mark.parametrize("name", ["f.csv", "f.jsonl"])

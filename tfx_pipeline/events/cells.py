@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -20,6 +21,7 @@ from tfx_pipeline.events.config import MICROSECONDS
 from tfx_pipeline.events.ordering import numbers
 
 _UNITS = {"s": MICROSECONDS, "ms": 1_000, "us": 1}
+_BROKEN = object()  # what could not be read
 _OUT_OF_RANGE = -1  # no time that a log may have, so that it is told from what is no time at all
 _NUMBERS = (
     pa.types.is_integer,
@@ -80,9 +82,6 @@ def text(column: pa.Array) -> Cells:
     return Cells(found, broken, np.zeros(len(column), bool))
 
 
-_BROKEN = object()
-
-
 def _decoded(value: bytes | None) -> str | object | None:
     try:
         return None if value is None else value.decode()
@@ -128,28 +127,54 @@ def _in_microseconds(column: pa.Array, unit: str) -> pa.Array:
     return pa.array(np.where(fits, found, _OUT_OF_RANGE), mask=nothing)
 
 
+_WHOLE = r"^[+-]?[0-9]{1,18}$"
+_NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+
+def _parsed(
+    cells: Cells,
+    plain: str,
+    at_once: Callable[[pa.Array], pa.Array],
+    alone: Callable[[str], object],
+) -> Cells:
+    """What text says, where what becomes of a value is not for those beside it to say.
+
+    Args:
+      cells: Text [n]; what is empty is nothing.
+      plain: A regular expression of what most of it is.
+      at_once: Reads texts that are plain.
+      alone: Reads any other; `_BROKEN` is what it cannot.
+    """
+    nothing = pa.scalar(None, pa.string())
+    values = pc.if_else(pc.equal(cells.values, ""), nothing, cells.values)
+    is_plain = pc.match_substring_regex(values, plain)
+    found = at_once(pc.if_else(is_plain, values, nothing))
+    others = pc.fill_null(pc.invert(is_plain), False)
+    wrong = numbers(others).astype(bool)
+    if wrong.any():
+        rest = [alone(value) for value in values.filter(others).to_pylist()]
+        clean = pa.array([None if value is _BROKEN else value for value in rest], found.type)
+        found = pc.replace_with_mask(found, others, clean)
+        wrong[wrong] = [value is _BROKEN for value in rest]
+    return Cells(found, cells.not_utf8, wrong)
+
+
 def _times_of_text(cells: Cells, unit: str) -> Cells:
-    values = cells.values
-    values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
-    for type in (pa.int64(), pa.float64()):
-        try:
-            return dataclasses.replace(cells, values=_in_microseconds(values.cast(type), unit))
-        except pa.ArrowInvalid:
-            pass
-    found = [None if value is None else _time_of(value, unit) for value in values.to_pylist()]
-    wrong = np.array([value is _BROKEN for value in found], bool)
-    clean = pa.array([None if value is _BROKEN else value for value in found], pa.int64())
-    return Cells(clean, cells.not_utf8, wrong)
+    def whole(values: pa.Array) -> pa.Array:
+        return _in_microseconds(pc.utf8_ltrim(values, "+").cast(pa.int64()), unit)
+
+    return _parsed(cells, _WHOLE, whole, lambda value: _time_of(value, unit))
 
 
 def _time_of(value: str, unit: str) -> int | object:
     try:
-        number = pa.array([float(value)])
+        number = float(value)
     except ValueError:
-        pass
-    else:
-        return _BROKEN if np.isnan(number[0].as_py()) else _in_microseconds(number, unit)[0].as_py()
-    return _moment_of(value)
+        return _moment_of(value)
+    if math.isnan(number):
+        return _BROKEN
+    number *= _UNITS[unit]
+    return round(number) if abs(number) < 2.0**62 else _OUT_OF_RANGE
 
 
 # ISO 8601, basic or extended, with any fraction of a second; and with the blanks and the UTC that
@@ -190,27 +215,22 @@ def number(column: pa.Array) -> Cells:
     """
     column = _plain(column)
     if _is(column.type, _TEXTS):
-        cells = text(column)
-        values = pc.if_else(pc.equal(cells.values, ""), pa.scalar(None, pa.string()), cells.values)
-        try:
-            return dataclasses.replace(cells, values=values.cast(pa.float64()).cast(pa.float32()))
-        except pa.ArrowInvalid:
-            return _numbers_of_text(values, cells)
+        return _parsed(text(column), _NUMBER, _in_single_precision, _number_of)
     if not _is(column.type, _NUMBERS):
         raise Misfit("a number")
-    return _fine(pc.cast(column, pa.float32(), safe=False))
+    return _fine(_in_single_precision(column))
 
 
-def _numbers_of_text(values: pa.Array, cells: Cells) -> Cells:
-    found: list[float | None] = []
-    wrong = np.zeros(len(values), bool)
-    for row, value in enumerate(values.to_pylist()):
-        try:
-            found.append(None if value is None else float(value))
-        except ValueError:
-            found.append(None)
-            wrong[row] = True
-    return Cells(pa.array(found, pa.float32()), cells.not_utf8, wrong)
+def _in_single_precision(column: pa.Array) -> pa.Array:
+    # By way of double precision whatever they are, for some whole numbers would else be others.
+    return column.cast(pa.float64(), safe=False).cast(pa.float32(), safe=False)
+
+
+def _number_of(value: str) -> float | object:
+    try:
+        return float(value)
+    except ValueError:
+        return _BROKEN
 
 
 def lists(column: pa.Array, of: Callable[[pa.Array], Cells], separator: str) -> Cells:

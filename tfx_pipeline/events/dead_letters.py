@@ -14,6 +14,7 @@ from tfx_pipeline.events.config import DAY
 from tfx_pipeline.events.ordering import numbers
 
 _PERIOD = 28 * DAY  # of which all letters of one kind and reason are sorted at once
+_BLOCK = 1 << 16  # letters that say nothing, written at once
 
 SCHEMA = pa.schema(
     [
@@ -151,6 +152,23 @@ def in_order(parts: Iterable[pa.Table]) -> pa.Table:
     table = pa.concat_tables([SCHEMA.empty_table(), *parts])
     keys = [(name, "ascending") for name in SCHEMA.names]
     return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_start"))
+
+
+def blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """All parts of one kind and reason in that order, one after the other.
+
+    Letters that say nothing are all the same, and may be very many: they are counted, not sorted.
+    """
+    parts = [part for part in parts if part.num_rows]
+    columns = [part[name] for part in parts for name in SCHEMA.names[2:]]
+    if any(column.null_count < len(column) for column in columns):
+        yield in_order(parts)
+        return
+    left = sum(part.num_rows for part in parts)
+    while left:
+        kind, reason = (parts[0][name][0].as_py() for name in ("kind", "reason"))
+        yield without_payload(kind, Reason(reason), count := min(left, _BLOCK))
+        left -= count
 
 
 def as_json(row: dict) -> str:

@@ -12,16 +12,18 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from piano_tf.errors import LogError
+from tfx_pipeline.events.cells import time as times_of
 
 _Any = TypeVar("_Any")
 _ROWS = 1 << 16
+PLAIN_TEXT = (".csv", ".jsonl", ".json", ".ndjson")  # as long on disk as it is
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
 
@@ -51,8 +53,20 @@ class Raw:
     not_readable: np.ndarray
 
 
-# Of a file and the columns that are wanted, with the types that they shall have.
-Reader = Callable[[Path, Mapping[str, pa.DataType]], Iterator[Raw]]
+class Wanted(NamedTuple):
+    """What a column shall be.
+
+    Attributes:
+      type: Its type.
+      one_line: Whether no cell of it has line ends.
+    """
+
+    type: pa.DataType
+    one_line: bool = False
+
+
+# Of a file and the columns that are wanted.
+Reader = Callable[[Path, Mapping[str, Wanted]], Iterator[Raw]]
 
 
 def reader_of(path: Path) -> Reader:
@@ -73,9 +87,10 @@ def has_header(path: Path) -> bool:
     return reader_of(path) is not _json_lines
 
 
-def _parquet(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
+def _parquet(path: Path, names: Mapping[str, Wanted]) -> Iterator[Raw]:
     try:
         with pq.ParquetFile(path) as file:
+            _require_once(names, file.schema_arrow.names, path)
             there = [name for name in names if name in file.schema_arrow.names]
             # What it lacks is a fault even without rows.
             yield _of_table(file.schema_arrow.empty_table().select(there))
@@ -119,7 +134,7 @@ def _as_python(cell: pa.Scalar) -> Any:
 _Line = tuple[dict[str, Any] | None, str]
 
 
-def _json_lines(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
+def _json_lines(path: Path, names: Mapping[str, Wanted]) -> Iterator[Raw]:
     with _opened(path) as file:
         lines = (line.removeprefix(codecs.BOM_UTF8) for line in file)
         for batch in _batches(_decoded(line) for line in lines if line.strip()):
@@ -139,14 +154,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _csv(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
+def _csv(path: Path, names: Mapping[str, Wanted]) -> Iterator[Raw]:
     csv.field_size_limit(1 << 24)
     with io.TextIOWrapper(_opened(path), "utf-8-sig", "surrogateescape", newline="") as text:
-        rows = _csv_rows(text)
+        rows = _csv_rows(text, names)
         first = next(rows, None)
         if first is None:
             return
         header = first[0] or []
+        _require_once(names, header, path)
         yield _of_lines([], names, header)  # what it lacks is a fault even without rows
         for batch in _batches(rows):
             lines = [
@@ -156,13 +172,24 @@ def _csv(path: Path, names: Mapping[str, pa.DataType]) -> Iterator[Raw]:
             yield _of_lines(lines, names, header)
 
 
-def _csv_rows(text: Iterable[str]) -> Iterator[tuple[list[str] | None, str]]:
+def _require_once(names: Iterable[str], there: Sequence[str], path: Path) -> None:
+    """Whether it is clear which column of a file a name means."""
+    for name in names:
+        if (count := there.count(name)) > 1:
+            raise LogError(
+                f"got {count} columns of that name, expected one", column=name, source=str(path)
+            )
+
+
+def _csv_rows(
+    text: Iterable[str], names: Mapping[str, Wanted]
+) -> Iterator[tuple[list[str] | None, str]]:
     """Rows as wide as the first, and their lines; None for a line that is no such row.
 
-    A stray quote makes one cell of the lines after it. What spans lines and is no row is therefore
-    no more than its first line, and the others are read again.
+    A stray quote makes one cell of the lines after it. What spans lines and is no row, or hides
+    some, is therefore no more than its first line, and the others are read again.
     """
-    lines, width = _Lines(text), 0
+    lines, shape = _Lines(text), None
     reader = csv.reader(lines, strict=True)
     while True:
         lines.taken.clear()
@@ -174,11 +201,63 @@ def _csv_rows(text: Iterable[str]) -> Iterator[tuple[list[str] | None, str]]:
             row = None
         if row == []:
             continue
-        width = width or len(row or ())
-        if row is None or len(row) != width:
+        if shape is None:
+            shape = _Shape.of(row or [], names)
+        elif row is None or len(row) != shape.width or shape.is_of_rows(row, lines.taken):
             row = None
             lines.give_back()
         yield row, "".join(lines.taken).rstrip("\r\n")
+
+
+class _Shape(NamedTuple):
+    """What is known of the rows of a CSV file.
+
+    Attributes:
+      width: How many cells they have.
+      one_line: Places of cells that have no line ends.
+      times: Places of cells that are times.
+    """
+
+    width: int
+    one_line: list[int]
+    times: list[int]
+
+    @classmethod
+    def of(cls, header: Sequence[str], names: Mapping[str, Wanted]) -> _Shape:
+        wanted = {place: names[name] for place, name in enumerate(header) if name in names}
+        return cls(
+            len(header),
+            [place for place, column in wanted.items() if column.one_line],
+            [place for place, column in wanted.items() if column.type == pa.int64()],
+        )
+
+    def is_of_rows(self, row: Sequence[str], lines: Sequence[str]) -> bool:
+        """Whether a row that spans lines must be several, of which one has a stray quote.
+
+        It must where an id or a time would have line ends, where a line within it is a row, or
+        where its first and its last line are, each with the quote as a character.
+        """
+        if len(lines) < 2:
+            return False
+        if any("\n" in row[place] or "\r" in row[place] for place in self.one_line):
+            return True
+        if any(self._is_row(_split(line)) for line in lines[1:-1]):
+            return True
+        *before, quoted = _split(lines[0])
+        return self._is_row([*before, *(_split(quoted) or [""])]) and self._is_row(
+            _split(lines[-1])
+        )
+
+    def _is_row(self, row: Sequence[str]) -> bool:
+        if len(row) != self.width:
+            return False
+        times = _texts([row[place] for place in self.times], pa.string(), pa.binary())
+        return not times_of(times, "s").not_readable.any()
+
+
+def _split(line: str) -> list[str]:
+    """The cells of a line alone, whatever its quotes."""
+    return next(csv.reader([line]), [])
 
 
 class _Lines:
@@ -205,14 +284,14 @@ class _Lines:
 
 def _of_lines(
     lines: list[_Line],
-    names: Mapping[str, pa.DataType],
+    names: Mapping[str, Wanted],
     header: Sequence[str] | None = None,
 ) -> Raw:
     """Rows of a text file.
 
     Args:
       lines: [n] rows.
-      names: Columns that are wanted, and the types that they shall have.
+      names: Columns that are wanted, and what they shall be.
       header: Columns that there are; None takes those that a row has.
     """
     rows: list[dict[str, Any]] = [row or {} for row, _ in lines]
@@ -220,9 +299,9 @@ def _of_lines(
     no_row = np.array([row is None for row, _ in lines], bool)
     no_text = np.array([row is None and not _is_utf8(line) for row, line in lines], bool)
     columns, wrong = {}, no_row.copy()
-    for name, type in names.items():
+    for name, wanted in names.items():
         if name in there:
-            columns[name], misfits = _column([row.get(name) for row in rows], type)
+            columns[name], misfits = _column([row.get(name) for row in rows], wanted.type)
             wrong[misfits] = True
 
     def as_read(chosen: np.ndarray) -> list[dict[str, Any]]:
@@ -253,13 +332,20 @@ def _column(values: list[Any], wanted: pa.DataType) -> tuple[pa.Array, list[int]
         return pa.nulls(len(values)), []
     if pa.types.is_list(wanted) and kinds != {str}:
         return _column_of_lists(values)
-    if kinds in ({str}, {int}) or (kinds <= {int, float} and wanted != pa.string()):
+    if kinds in ({str}, {int}) or _are_numbers(values, kinds, wanted):
         try:
             return pa.array(values), []
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
             pass  # a number of any size, or what is no text
     cells = [_text(value, wanted) for value in values]
     return _texts(cells, pa.string(), pa.binary()), _misfits(values, cells)
+
+
+def _are_numbers(values: list[Any], kinds: set[type], wanted: pa.DataType) -> bool:
+    """Whether a column of numbers says as much of each value as the value itself."""
+    if wanted == pa.int64():  # whole numbers that become floats may be others, and NaN is no time
+        return kinds == {float} and not any(value != value for value in values)
+    return kinds <= {int, float} and wanted == pa.float32()
 
 
 def _column_of_lists(values: list[Any]) -> tuple[pa.Array, list[int]]:
@@ -291,6 +377,8 @@ def _text(value: Any, wanted: pa.DataType) -> str | None:
     """Text as it is, numbers as text, None for all else; for a number true is 1 and false 0."""
     if isinstance(value, bool):
         return str(int(value)) if wanted == pa.float32() else None
+    if wanted == pa.int64() and value != value:
+        return None
     if isinstance(value, int | float):
         return repr(value)
     return value if isinstance(value, str) else None

@@ -6,6 +6,8 @@ holds a row. Every runner whose workers see one file system can run this.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,16 +46,18 @@ def run(files: Sequence[File], job: Job, options: Sequence[str]) -> Tally:
 
 
 def known(options: Sequence[str]) -> PipelineOptions:
-    """Options as Beam has them, which would go on without those that it does not know.
+    """Options as Beam has them, which would go on without words that it does not know.
 
     Raises:
-      ConfigError: There is one.
+      ConfigError: There are some.
     """
-    found = PipelineOptions(list(options))
-    every = found.get_all_options(retain_unknown_options=True)
-    for name in every.keys() - found.get_all_options().keys():
-        raise ConfigError(f"--{name}: expected an option that Apache Beam knows")
-    return found
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    _, others = parsers[0].parse_known_args(list(options))
+    if others:
+        name = others[0].split("=")[0]
+        raise ConfigError(f"{name!r}: expected an option that Apache Beam knows")
+    return PipelineOptions(list(options))
 
 
 class _Task(beam.DoFn):
@@ -87,32 +91,43 @@ def _declare(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
         spread = tasks | f"spread: {name}" >> beam.Reshuffle()
         return spread | name >> beam.ParDo(_Task(stage, job), *others)
 
+    def rows_of(name: str, done: PCollection) -> PCollection:
+        """What other tasks are told: where rows are, and not what was counted."""
+        return done | f"rows: {name}" >> beam.Map(
+            lambda one: dataclasses.replace(one, tally=Tally())
+        )
+
     shards = range(job.shards)
     reads = each("read files", create("files", files), stages.read_file)
+    read = rows_of("files", reads)
     until = AsSingleton(_until(reads, job.config.until_us))
     resolves = each(
         "resolve requests",
         create("requests", shards),
         stages.resolve_requests,
-        AsList(reads),
+        AsList(read),
         until,
     )
-    items = each("catalogue", create("catalogue", [0]), stages.catalogue, AsList(reads))
+    resolved = rows_of("requests", resolves)
+    items = each("catalogue", create("catalogue", [0]), stages.catalogue, AsList(read))
+    known_items = rows_of("catalogue", items)
     builds = each(
         "build lists",
         create("users", shards),
         stages.build_lists,
-        AsList(reads),
-        AsList(resolves),
-        AsSingleton(items),
+        AsList(read),
+        AsList(resolved),
+        AsSingleton(known_items),
         until,
     )
-    days = builds | beam.FlatMap(stages.days_of) | beam.Distinct()
-    written = each("write days", days, stages.write_day, AsList(builds))
-    done = (reads, resolves, items, builds) | "all with dead letters" >> beam.Flatten()
-    each("write dead letters", create("kinds", KINDS), stages.write_dead_letters, AsList(done))
+    built = rows_of("users", builds)
+    days = built | beam.FlatMap(stages.days_of) | beam.Distinct()
+    written = each("write days", days, stages.write_day, AsList(built))
+    rows = (read, resolved, known_items, built) | "all with dead letters" >> beam.Flatten()
+    each("write dead letters", create("kinds", KINDS), stages.write_dead_letters, AsList(rows))
+    done = (reads, resolves, items, builds)
     total = (
-        (done, written)
+        (*done, written)
         | "all that counted" >> beam.Flatten()
         | "tallies" >> beam.Map(lambda one: one.tally)
         | "total" >> beam.CombineGlobally(lambda tallies: sum(tallies, start=Tally()))

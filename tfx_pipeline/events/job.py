@@ -19,7 +19,7 @@ from piano_tf.files import require_room, whole_folder
 from tfx_pipeline.events import reading, stages, tallies
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.days import cut
-from tfx_pipeline.events.formats import Unreadable
+from tfx_pipeline.events.formats import PLAIN_TEXT, Unreadable
 from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.reconciliation import RECONCILIATION_FILE, Tally, reconciliation
 from tfx_pipeline.events.report import write_report
@@ -123,7 +123,7 @@ def _check(files: Sequence[File], config: EventsConfig) -> None:
 
 def _shards(files: Sequence[File]) -> int:
     size = sum(
-        file.path.stat().st_size * (1 if file.path.suffix in (".csv", ".jsonl") else _PACKED)
+        file.path.stat().st_size * (1 if file.path.suffix in PLAIN_TEXT else _PACKED)
         for file in files
     )
     return min(max(size // _BYTES_A_SHARD, _FEWEST_SHARDS), _MOST_SHARDS)

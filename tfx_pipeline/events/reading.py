@@ -14,8 +14,8 @@ from piano_tf.errors import LogError
 from tfx_pipeline.events import cells
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
-from tfx_pipeline.events.formats import Raw, has_header, reader_of
-from tfx_pipeline.events.rows import sound
+from tfx_pipeline.events.formats import Raw, Wanted, has_header, reader_of
+from tfx_pipeline.events.rows import IDS, sound
 from tfx_pipeline.events.tables import columns_of, schemas
 
 
@@ -96,12 +96,16 @@ def check(path: Path, kind: str, config: EventsConfig) -> None:
             return
 
 
-def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Columns of a file -> the types that they shall have; text where one is wanted as two."""
-    found: dict[str, pa.DataType] = {}
+def _wanted(source: dict[str, str], schema: pa.Schema) -> dict[str, Wanted]:
+    """Columns of a file -> what they shall be; text where one is wanted as two."""
+    found: dict[str, Wanted] = {}
     for name, column in source.items():
         type = schema.field(name).type
-        found[column] = type if found.get(column, type) == type else pa.string()
+        one_line = type == pa.int64() or (name in IDS and type == pa.string())
+        before = found.get(column, Wanted(type))
+        found[column] = Wanted(
+            type if before.type == type else pa.string(), one_line or before.one_line
+        )
     return found
 
 

@@ -16,7 +16,7 @@ from tfx_pipeline.events.tables import CLICK, CONVERSION, SEARCH
 _END = 10**11 * 1_000_000
 _TIMES = ("time", "arrived_at", "valid_from")
 _FEATURES = ("context_", "item_", "user_")
-_IDS = ("request_id", "user_id", "item_id", "kind")
+IDS = ("request_id", "user_id", "item_id", "kind")
 
 
 def normalised(table: pa.Table) -> pa.Table:
@@ -24,9 +24,9 @@ def normalised(table: pa.Table) -> pa.Table:
     columns = []
     for field in table.schema:
         column = table[field.name]
-        if field.name in _IDS and field.type == pa.string():
+        if field.name in IDS and field.type == pa.string():
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-        elif field.name.startswith(_FEATURES) and field.name not in _IDS:
+        elif field.name.startswith(_FEATURES) and field.name not in IDS:
             if field.type == pa.string():
                 column = pc.fill_null(column, "")
             else:

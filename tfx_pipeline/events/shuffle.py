@@ -33,6 +33,7 @@ class Pieces:
 
     @property
     def index_path(self) -> Path:
+        """The file that says which batches are whose."""
         return self.path.with_suffix(".index")
 
     def batches(self) -> dict[Any, list[int]]:

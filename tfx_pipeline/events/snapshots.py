@@ -52,7 +52,7 @@ class Snapshots:
 
     Args:
       kind: `item` or `user`.
-      table: As `unique` makes them.
+      table: As `changes` leaves them.
     """
 
     def __init__(self, kind: str, table: pa.Table) -> None:

@@ -361,7 +361,8 @@ def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
     ):
         keys = {key for one in pieces for key in one.batches()}
         for key in sorted(key for key in keys if key[0] == kind):
-            writer.write_table(dead_letters.in_order(parts(pieces, key)))
+            for some in dead_letters.blocks(parts(pieces, key)):
+                writer.write_table(some)
     return Done({}, Tally())
 
 
