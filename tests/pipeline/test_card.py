@@ -57,6 +57,7 @@ def blessed(config: PipelineConfig) -> RunSummary:
                 key: mlmd.Artifact(id=number, type=key[1], uri=f"/artifacts/{number}")
                 for key, number in kinds.items()
             },
+            worked=frozenset({"Trainer", "Pusher"}),
             baseline=mlmd.Artifact(id=4, type="Model", uri="/artifacts/4"),
         ),
     )
