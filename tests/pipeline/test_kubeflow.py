@@ -61,8 +61,8 @@ def test_every_stage_is_there_and_gates_stand_before_what_they_guard(spec) -> No
     assert "DataGate" in upstream(spec, "Transform")
     assert upstream(spec, "Pusher") >= {"ModelGate", "ServingGate", "DataGate"}
     assert "ExampleGen" not in upstream(spec, "SchemaGen")
-    inputs = spec.root.dag.tasks["Trainer"].inputs.artifacts
-    assert inputs["base_model"].task_output_artifact.producer_task.startswith(
+    inputs = spec.root.dag.tasks["Evaluator"].inputs.artifacts
+    assert inputs["baseline_model"].task_output_artifact.producer_task.startswith(
         "latest_blessed_model"
     )
 
