@@ -1,4 +1,4 @@
-"""What goes wrong around a run: kills and full disks. Poisoned logs: `test_data_gate.py`."""
+"""What goes wrong around a run: kills. Poisoned logs: `test_data_gate.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,12 +50,10 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(
-    variables: dict[str, str], command: Sequence[str | Path] = ()
-) -> Iterator[subprocess.Popen]:
-    """A run, in a process group of its own, by a command in front of it."""
+def started(variables: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A run, in a process group of its own."""
     process = subprocess.Popen(
-        [*command, sys.executable, "-m", "tfx_pipeline.local_runner"],
+        [sys.executable, "-m", "tfx_pipeline.local_runner"],
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -67,7 +65,9 @@ def started(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def said(run_log: Path) -> str:
@@ -141,32 +141,3 @@ def test_killed_in_every_stage_a_run_finishes_and_pushes_one_model(
     assert sorted(executions(config, mlmd.Execution.COMPLETE)) == sorted(done)
     assert read_lineage(config).outputs["Trainer", "Model"].id == before
     assert len([*config.pushed.iterdir()]) == 1
-
-
-def test_a_full_disk_stops_the_run_and_leaves_what_is_served(variables: dict[str, str]) -> None:
-    """After the test above, for there must be something served."""
-    config = PipelineConfig.from_environment(variables)
-    served = newest_version(config.pushed)
-    assert served is not None
-    before = sorted((path.name, path.stat().st_size) for path in served.rglob("*"))
-
-    # Another model, and where Trainer writes is room for less than one.
-    other = {**CONFIG, "model": {**CONFIG["model"], "width": 12}}
-    variables = {**variables, "PIANO_CONFIG": str(written(config.home.parent / "w.json", other))}
-    small = f"mount -t tmpfs -o size=100k tmpfs {config.artifacts / 'Trainer'}"
-    namespace = ["unshare", "--map-root-user", "--mount"]
-    if subprocess.run([*namespace, "sh", "-c", small], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk (unshare --mount)")
-    with started(variables, [*namespace, "sh", "-c", f'{small} && exec "$@"', "sh"]) as process:
-        said, _ = process.communicate()
-    assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("error: Trainer: ")
-    assert "No space left on device" in said.splitlines()[-1]
-    assert [path.name for path in config.pushed.iterdir()] == [served.name]
-    assert sorted((path.name, path.stat().st_size) for path in served.rglob("*")) == before
-
-    # With room again the run goes on from there.
-    with started(variables) as process:
-        said, _ = process.communicate()
-    assert process.returncode == 0, said
-    assert len([*config.pushed.iterdir()]) == 2
