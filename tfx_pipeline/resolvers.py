@@ -12,7 +12,7 @@ import ml_metadata
 from tfx import types
 from tfx.dsl.components.common.resolver import ResolverStrategy
 
-from tfx_pipeline.gates.serving import BLESSED, MODEL_ID
+from tfx_pipeline.gates.blessing import is_blessed, model_of
 from tfx_pipeline.ingestion import CONTRACT
 from tfx_pipeline.origin import examples_of, is_before, settings_of, span_of
 
@@ -87,11 +87,11 @@ class LastBlessedModel(ResolverStrategy):
     ) -> Artifacts:
         del store
         (now,) = input_dict["examples"]
-        blessed = {_model_of(one) for one in input_dict["model_blessing"] if _says_yes(one)}
+        blessed = {model_of(one) for one in input_dict["model_blessing"] if is_blessed(one)}
         fit = {
-            _model_of(one): one
+            model_of(one): one
             for one in input_dict["infra_blessing"]
-            if _says_yes(one) and _model_of(one) in blessed
+            if is_blessed(one) and model_of(one) in blessed
         }
         before = [
             one
@@ -110,11 +110,3 @@ class LastBlessedModel(ResolverStrategy):
     def _is_otherwise(self, blessing: types.Artifact, now: types.Artifact) -> bool:
         """Whether a model of the same examples was made by other settings."""
         return examples_of(blessing) == now.id and settings_of(blessing) != self._settings
-
-
-def _says_yes(blessing: types.Artifact) -> bool:
-    return blessing.get_int_custom_property(BLESSED) == 1
-
-
-def _model_of(blessing: types.Artifact) -> int:
-    return blessing.get_int_custom_property(MODEL_ID)

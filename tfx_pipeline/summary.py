@@ -15,9 +15,10 @@ from rich.table import Table
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
+from tfx_pipeline.gates.blessing import BLESSED
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
-from tfx_pipeline.gates.serving import BLESSED, VERDICT_FILE, Verdict
+from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
 from tfx_pipeline.lineage import Lineage, read_lineage
 
 

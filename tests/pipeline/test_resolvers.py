@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfx import types
 from tfx.types import standard_artifacts
 
-from tfx_pipeline.gates.serving import BLESSED, MODEL_ID
+from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID
 from tfx_pipeline.ingestion import CONTRACT
 from tfx_pipeline.origin import span_of, stamp
 from tfx_pipeline.resolvers import LastAccepted, LastBlessedModel, Window

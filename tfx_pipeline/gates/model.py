@@ -2,7 +2,7 @@
 
 Evaluator holds a model's figures to fixed bounds, without intervals. How they changed is judged
 here, on the same lists of the test split: NDCG@10 of the served order against that of the last
-pushed model and of the first stage, with intervals over listeners (`gates/measures.py`). Over all
+blessed model and of the first stage, with intervals over listeners (`gates/measures.py`). Over all
 lists, an interval that lies
 
   at or above -largest loss     shows that no more is lost: the model passes
@@ -35,6 +35,7 @@ from piano_tf.evaluation.served import predict_exported
 from piano_tf.evaluation.significance import Interval
 from piano_tf.features import LABELS
 from tfx_pipeline.configs import Thresholds
+from tfx_pipeline.gates.blessing import bless
 from tfx_pipeline.gates.measures import (
     ALL_LISTS,
     Measure,
@@ -43,7 +44,6 @@ from tfx_pipeline.gates.measures import (
     order_measures,
     parts_of,
 )
-from tfx_pipeline.gates.serving import BLESSED, MODEL_ID
 
 COMPARISON_FILE = "comparison.json"
 LAST_MODEL = "the last blessed model"
@@ -208,10 +208,7 @@ def ModelGate(
         Thresholds.from_json(limits),
     )
     passed = is_model_blessed(evaluated) and not found.complaints
-    blessing.set_int_custom_property(BLESSED, int(passed))
-    blessing.set_int_custom_property(MODEL_ID, model.id)
-    Path(blessing.uri).mkdir(parents=True, exist_ok=True)
-    (Path(blessing.uri) / COMPARISON_FILE).write_text(found.model_dump_json(indent=2) + "\n")
+    bless(blessing, model, passed=passed, why=found, file=COMPARISON_FILE)
 
 
 def compare(

@@ -24,12 +24,11 @@ from tfx.utils import path_utils
 from piano_tf.config import Frozen
 from serving.client import RequestError, RerankClient, RerankError
 from tfx_pipeline.configs import ServingLimits
+from tfx_pipeline.gates.blessing import bless, model_of
 from tfx_pipeline.gates.golden import Golden, faults, golden_requests, padding_faults
 from tfx_pipeline.origin import stamp
 
 VERDICT_FILE = "verdict.json"
-BLESSED = "blessed"
-MODEL_ID = "current_model_id"  # as Evaluator says which model a blessing is of
 _COMMAND = (sys.executable, "-c", "from piano_tf.cli import main; main()", "serve", "--port", "0")
 
 
@@ -86,13 +85,10 @@ def ServingGate(
     chosen = ServingLimits.from_json(limits)
     verdict = examine(folder, golden_requests(Path(logs), chosen.longest_list), chosen)
     if later is not None:
-        reason = f"a model of a later day, {later.get_int_custom_property(MODEL_ID)}, is blessed"
+        reason = f"a model of a later day, {model_of(later)}, is blessed"
         verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
-    blessing.set_int_custom_property(BLESSED, int(verdict.passed))
-    blessing.set_int_custom_property(MODEL_ID, model.id)
     stamp(blessing, examples, settings)
-    Path(blessing.uri).mkdir(parents=True, exist_ok=True)
-    (Path(blessing.uri) / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2) + "\n")
+    bless(blessing, model, passed=verdict.passed, why=verdict, file=VERDICT_FILE)
 
 
 def examine(model: Path, requests: tuple[Golden, ...], limits: ServingLimits) -> Verdict:
