@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,7 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
 
 def parts(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
     """What there is for a key, file by file; of it nothing is in memory but what is looked at."""
-    for one in pieces:
-        if numbers := one.batches().get(key):
-            with pa.memory_map(str(one.path)) as source:
-                yield _batches(source, numbers)
+    return _found(pieces, key, pa.memory_map)
 
 
 def read(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
@@ -113,10 +110,7 @@ def read(pieces: Iterable[Pieces], key: Any) -> Iterator[pa.Table]:
 
     Where pieces are small, mapping them would take more: the system maps much around each.
     """
-    for one in pieces:
-        if numbers := one.batches().get(key):
-            with pa.OSFile(str(one.path)) as source:
-                yield _batches(source, numbers)
+    return _found(pieces, key, pa.OSFile)
 
 
 def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
@@ -124,6 +118,11 @@ def gathered(pieces: Iterable[Pieces], key: Any, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *read(pieces, key)])
 
 
-def _batches(source: pa.NativeFile, numbers: list[int]) -> pa.Table:
-    file = pa.ipc.open_file(source)
-    return pa.Table.from_batches([file.get_batch(number) for number in numbers])
+def _found(
+    pieces: Iterable[Pieces], key: Any, opened: Callable[[str], pa.NativeFile]
+) -> Iterator[pa.Table]:
+    for one in pieces:
+        if numbers := one.batches().get(key):
+            with opened(str(one.path)) as source:
+                file = pa.ipc.open_file(source)
+                yield pa.Table.from_batches([file.get_batch(number) for number in numbers])

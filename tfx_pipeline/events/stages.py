@@ -359,9 +359,13 @@ def write_dead_letters(kind: str, job: Job, done: Sequence[Done]) -> Done:
         replacing(job.output / DEAD_LETTERS / f"{kind}.parquet") as path,
         pq.ParquetWriter(path, dead_letters.SCHEMA) as writer,
     ):
-        keys = {key for one in pieces for key in one.batches()}
-        for key in sorted(key for key in keys if key[0] == kind):
-            for some in dead_letters.blocks(parts(pieces, key)):
+        having: dict[tuple, list[Pieces]] = {}
+        for one in pieces:
+            for key in one.batches():
+                if key[0] == kind:
+                    having.setdefault(key, []).append(one)
+        for key in sorted(having):
+            for some in dead_letters.blocks(parts(having[key], key)):
                 writer.write_table(some)
     return Done({}, Tally())
 
