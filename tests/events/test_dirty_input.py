@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ from piano_tf.data.logs import check_log
 from piano_tf.data.splits import ByDate
 from piano_tf.errors import LogError
 from piano_tf.features import SPLITS
+from tfx_pipeline.events import formats
 from tfx_pipeline.events.config import EventsConfig
-from tfx_pipeline.events.job import run
+from tfx_pipeline.events.job import find_files, portions_of, run
 
 CUT = ByDate(dt.date(2024, 1, 2), dt.date(2024, 1, 3))
 RULES = Rules(until=START + 9 * DAY, history_length=5, **TYPES, history_item=HISTORY_ITEM)
@@ -242,6 +244,30 @@ def test_a_truncated_file_can_be_set_aside(rebuilt: Rebuilt, folder: Path) -> No
     assert letter["kind"] == "click"
     assert "cut.parquet" in letter["detail"]
     assert "click/cut.parquet" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_stood_before_the_damage_is_set_aside_too(
+    rebuilt: Rebuilt, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_ROWS", 10)
+    _, sound = built(folder, RULES)
+    shutil.rmtree(folder.with_name("out"))
+    file = folder / "click/cut.parquet"
+    arrays = [pa.array([CLICK.get(name)] * 50, type) for name, type in COLUMNS["click"].items()]
+    pq.write_table(pa.table(arrays, [*COLUMNS["click"]]), file, row_group_size=25)
+    start = pq.read_metadata(file).row_group(1).column(0).dictionary_page_offset
+    data = bytearray(file.read_bytes())
+    data[start : start + 20] = b"\xff" * 20
+    file.write_bytes(data)
+    assert next(pq.ParquetFile(file).iter_batches(10)).num_rows == 10
+    config = EventsConfig.model_validate(mapping_of(RULES, folder.parent))
+    (clicks,) = [one for one in portions_of(find_files(folder, config)) if one.kind == "click"]
+    assert len(clicks.files) > 1, "it is read together with sound files"
+    output, said = built(folder, RULES, unreadable_files="set_aside")
+    check_lists(output, rebuilt)
+    letters = said["events"]["click"]["dead letters"]
+    assert letters.pop("unreadable file") == 1
+    assert said == {**sound, "unreadable files": ["click/cut.parquet"]}
 
 
 # --- of whom nothing may be left ---

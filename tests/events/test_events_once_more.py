@@ -21,7 +21,7 @@ from tfx_pipeline.events.in_process import Built
 from tfx_pipeline.events.job import find_files
 from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.snapshots import changes
-from tfx_pipeline.events.stages import Job
+from tfx_pipeline.events.stages import Job, Portion
 
 
 def search(request: str, user: str, at: int, **changed: Any) -> Event:
@@ -92,7 +92,11 @@ def test_a_stage_writes_the_same_in_whatever_order_it_is_told(tmp_path: Path) ->
     def files(order: int) -> dict[str, bytes]:
         folder = tmp_path / str(order)
         job = Job(config, Guard(), folder, folder, shards=1)
-        reads = [stages.read_file(file, job) for file in find_files(source, config)]
+        files = find_files(source, config)
+        reads = [
+            stages.read_files(Portion(number, file.kind, (file,)), job)
+            for number, file in enumerate(files)
+        ]
         stages.resolve_requests(0, job, reads[::order], START)
         left = [*(folder / "requests").rglob("*.*")]
         assert {file.suffix for file in left} == {".arrow", ".index"}

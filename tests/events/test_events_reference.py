@@ -160,7 +160,7 @@ SLICES = [
     (ordering, "_ROWS_AT_ONCE"),
     (acts, "_ACTS_AT_ONCE"),
     (shuffle, "_ROWS_AT_ONCE"),
-    (stages, "_EVENTS_AT_ONCE"),
+    (stages, "_ROWS_AT_ONCE"),
     (stages, "_LISTS_AT_ONCE"),
     (history, "_AT_ONCE"),
     (formats, "_ROWS"),

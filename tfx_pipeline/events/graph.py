@@ -12,24 +12,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
 from piano_tf.errors import ConfigError
-from tfx_pipeline.events import stages
+from tfx_pipeline.events import memory, stages
 from tfx_pipeline.events.reconciliation import Tally
-from tfx_pipeline.events.stages import Done, File, Job
+from tfx_pipeline.events.stages import Done, Job, Portion
 from tfx_pipeline.events.tables import KINDS
 
 _TALLY = "tally.json"
 
 
-def run(files: Sequence[File], job: Job, options: Sequence[str]) -> Tally:
+def run(portions: Sequence[Portion], job: Job, options: Sequence[str]) -> Tally:
     """Runs all stages.
 
     Args:
-      files: What to read.
+      portions: What to read.
       job: What every stage knows.
       options: Of the runner, as on its command line.
 
@@ -40,7 +39,7 @@ def run(files: Sequence[File], job: Job, options: Sequence[str]) -> Tally:
       ConfigError: Beam knows no such option.
     """
     pipeline = beam.Pipeline(options=known(options))
-    _declare(pipeline, files, job)
+    _declare(pipeline, portions, job)
     pipeline.run().wait_until_finish()
     return Tally.from_json((job.scratch / _TALLY).read_text(encoding="utf-8"))
 
@@ -72,15 +71,17 @@ class _Task(beam.DoFn):
         self._stage = stage
         self._job = job
 
+    def setup(self) -> None:
+        memory.take_and_give_back()
+
     # Beam takes annotations at their word, and cannot pass what is annotated as `*others`.
     def process(self, task, *others):  # type: ignore[no-untyped-def]
         with stages.reported(self._job):
             yield self._stage(task, self._job, *others)
-        # Arrow would keep what a large task took, and so would each after it.
-        pa.default_memory_pool().release_unused()
+        memory.give_back()
 
 
-def _declare(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
+def _declare(pipeline: beam.Pipeline, portions: Sequence[Portion], job: Job) -> None:
     def create(name: str, tasks: Sequence[Any]) -> PCollection:
         return pipeline | f"tasks: {name}" >> beam.Create(tasks)
 
@@ -98,7 +99,7 @@ def _declare(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
         )
 
     shards = range(job.shards)
-    reads = each("read files", create("files", files), stages.read_file)
+    reads = each("read files", create("files", portions), stages.read_files)
     read = rows_of("files", reads)
     until = AsSingleton(_until(reads, job.config.until_us))
     resolves = each(

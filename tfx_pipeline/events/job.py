@@ -23,14 +23,14 @@ from tfx_pipeline.events.formats import PLAIN_TEXT, Unreadable
 from tfx_pipeline.events.privacy import Guard
 from tfx_pipeline.events.reconciliation import RECONCILIATION_FILE, Tally, reconciliation
 from tfx_pipeline.events.report import write_report
-from tfx_pipeline.events.stages import File, Job
+from tfx_pipeline.events.stages import File, Job, Portion
 from tfx_pipeline.events.tables import KINDS, SEARCH, columns_of
 
 Progress = Callable[[str, int, int], None]
 
 _DEFAULTS = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 _SCRATCH = "scratch"
-_BYTES_A_SHARD = 1 << 25
+_BYTES_AT_ONCE = 1 << 25  # of text, that a task reads or a shard has
 _PACKED = 4  # how much smaller Parquet and compressed text are than plain text, about
 _FEWEST_SHARDS, _MOST_SHARDS = 4, 1024
 _POLL_S = 0.5
@@ -74,8 +74,9 @@ def run(
         scratch = partial.absolute() / _SCRATCH
         scratch.mkdir()
         job = Job(config, guard, scratch, partial.absolute(), config.shards or _shards(files))
-        with _watched(job, len(files), progress):
-            tally = _run(files, job, beam_args)
+        portions = portions_of(files)
+        with _watched(job, len(portions), progress):
+            tally = _run(portions, job, beam_args)
         said = _finish(tally, job, rule)
         shutil.rmtree(scratch)
     return said
@@ -106,8 +107,7 @@ def find_files(input_dir: Path, config: EventsConfig) -> list[File]:
             )
         found += [(path, kind) for path in paths]
     return [
-        File(number, path.absolute(), path.relative_to(input_dir).as_posix(), kind)
-        for number, (path, kind) in enumerate(found)
+        File(path.absolute(), path.relative_to(input_dir).as_posix(), kind) for path, kind in found
     ]
 
 
@@ -121,21 +121,41 @@ def _check(files: Sequence[File], config: EventsConfig) -> None:
                 raise stages.damaged(file.path, error) from error
 
 
+def portions_of(files: Sequence[File]) -> list[Portion]:
+    """Files of a table that one task can read, for a task may be worth more than a small file.
+
+    Args:
+      files: Those of each table together.
+    """
+    found: list[list[File]] = []
+    room = 0
+    for file in files:
+        size = _size(file)
+        if not found or found[-1][0].kind != file.kind or size > room:
+            found.append([])
+            room = _BYTES_AT_ONCE
+        found[-1].append(file)
+        room -= size
+    return [Portion(number, some[0].kind, tuple(some)) for number, some in enumerate(found)]
+
+
 def _shards(files: Sequence[File]) -> int:
-    size = sum(
-        file.path.stat().st_size * (1 if file.path.suffix in PLAIN_TEXT else _PACKED)
-        for file in files
-    )
-    return min(max(size // _BYTES_A_SHARD, _FEWEST_SHARDS), _MOST_SHARDS)
+    size = sum(_size(file) for file in files)
+    return min(max(size // _BYTES_AT_ONCE, _FEWEST_SHARDS), _MOST_SHARDS)
 
 
-def _run(files: Sequence[File], job: Job, beam_args: Sequence[str]) -> Tally:
+def _size(file: File) -> int:
+    """Bytes of a file as plain text, about."""
+    return file.path.stat().st_size * (1 if file.path.suffix in PLAIN_TEXT else _PACKED)
+
+
+def _run(portions: Sequence[Portion], job: Job, beam_args: Sequence[str]) -> Tally:
     """Runs the stages on Beam; returns what all of them counted."""
     with _quiet():
         from tfx_pipeline.events import graph  # Beam takes seconds to load
 
         try:
-            return graph.run(files, job, [*_DEFAULTS, *beam_args])
+            return graph.run(portions, job, [*_DEFAULTS, *beam_args])
         except Exception as error:
             # Runners pass on no more than the text of a worker's error.
             if fault := stages.fault(job):
@@ -189,12 +209,12 @@ def _no_lists(said: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _watched(job: Job, files: int, progress: Progress | None) -> Iterator[None]:
+def _watched(job: Job, portions: int, progress: Progress | None) -> Iterator[None]:
     """Tells `progress` what tasks have left in the scratch folder, whoever runs them."""
     if progress is None:
         yield
         return
-    todo = (("read", files), ("requests", job.shards), ("users", job.shards))
+    todo = (("read", portions), ("requests", job.shards), ("users", job.shards))
     done = threading.Event()
 
     def look() -> None:

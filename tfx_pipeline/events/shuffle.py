@@ -56,6 +56,8 @@ class PieceWriter:
     def __init__(self, writer: pa.RecordBatchFileWriter, pieces: Pieces) -> None:
         self._writer = writer
         self._written = 0
+        self._waiting: list[tuple[np.ndarray, pa.Table]] = []
+        self._rows_waiting = 0
         self.pieces = pieces
         self.batches: dict[Any, list[int]] = {}
 
@@ -87,6 +89,26 @@ class PieceWriter:
                 self.add(its_keys[first].item(), found.slice(first, end - first))
                 first = end
 
+    def collect(self, keys: np.ndarray, rows: pa.Table) -> None:
+        """Divides rows, but waits until there are many: small pieces are slow to read.
+
+        Args:
+          keys: [n].
+          rows: [n].
+        """
+        if len(keys):
+            self._waiting.append((keys, rows))
+            self._rows_waiting += len(keys)
+        if self._rows_waiting >= _ROWS_AT_ONCE:
+            self.finish()
+
+    def finish(self) -> None:
+        """Writes what still waits."""
+        if self._waiting:
+            keys, tables = zip(*self._waiting, strict=True)
+            self._waiting, self._rows_waiting = [], 0
+            self.divide(np.concatenate(keys), pa.concat_tables(tables))
+
 
 @contextmanager
 def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
@@ -97,6 +119,7 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[PieceWriter]:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             rows = PieceWriter(writer, pieces)
             yield rows
+            rows.finish()
         index.write_bytes(pickle.dumps(rows.batches))
 
 

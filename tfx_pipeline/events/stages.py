@@ -3,7 +3,7 @@
 What they say to each other is small; rows go through files in the scratch folder, which all workers
 must see. Each stage may be run again: it writes the same file.
 
-1. `read_file`: a file as canonical rows, divided by request id.
+1. `read_files`: some files of a table as canonical rows, divided by request id.
 2. `resolve_requests`: a shard of request ids; duplicates removed, acts joined, divided by user.
    `catalogue`: the item snapshots.
 3. `build_lists`: a shard of users in the order of time; lists divided by day.
@@ -47,7 +47,7 @@ DAYS = "days"  # folder of the output in which lists are, before they are cut in
 HELD_BACK = "held_back"
 DEAD_LETTERS = "dead_letters"
 
-_EVENTS_AT_ONCE = 25_000  # of a shard of users; a day is never divided
+_ROWS_AT_ONCE = 100_000  # of a shard of users: items, entries, acts; a day is never divided
 _LISTS_AT_ONCE = 4_096
 _FAULT = "fault.txt"
 _ALL = 0  # the one key of what is not divided
@@ -92,16 +92,28 @@ class File(NamedTuple):
     """A file to read.
 
     Attributes:
-      number: Which of all, in the order of their names.
       path: Where it is.
       name: The same from the input folder.
       kind: Name of its table.
     """
 
-    number: int
     path: Path
     name: str
     kind: str
+
+
+class Portion(NamedTuple):
+    """Files that are read together.
+
+    Attributes:
+      number: Which of all portions.
+      kind: Name of their table.
+      files: In the order of their names.
+    """
+
+    number: int
+    kind: str
+    files: tuple[File, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +123,7 @@ class Done:
     Attributes:
       rows: What they are -> where they are.
       tally: What was counted.
-      newest: The newest event's time, of a file that was read and of users who are not forgotten.
+      newest: The newest event's time, of files that were read and of users who are not forgotten.
     """
 
     rows: dict[str, Pieces]
@@ -119,25 +131,30 @@ class Done:
     newest: int = 0
 
 
-def read_file(file: File, job: Job) -> Done:
-    """Stage 1: a file as canonical rows, divided by request id, or by user where there is none.
+def read_files(portion: Portion, job: Job) -> Done:
+    """Stage 1: files as canonical rows, divided by request id, or by user where there is none.
 
     Raises:
-      LogError: A column is missing or cannot be what it should, or the file is damaged.
+      LogError: A column is missing or cannot be what it should, or a file is damaged.
     """
-    try:
-        return _read_file(file, job)
-    except Unreadable as error:
-        if job.config.unreadable_files == "refuse":
-            raise damaged(file.path, error) from error
-    tally = Tally()
-    with _task(job, "read", file.number, {"dead": dead_letters.SCHEMA}) as out:
-        letter = dead_letters.without_payload(
-            file.kind, Reason.UNREADABLE_FILE, 1, [dead_letters.as_json({"file": file.name})]
-        )
-        _bury([letter], out["dead"], tally)
-        tally.add(UNREADABLE_FILES, [file.name], [1])
-        return Done(_pieces(out), tally)
+    unreadable: list[File] = []
+    while True:
+        try:
+            return _read_files(portion, unreadable, job)
+        except _Damaged as fault:
+            if job.config.unreadable_files == "refuse":
+                raise damaged(fault.file.path, fault.error) from fault
+            # Rows of its beginning are written already: once more without it.
+            unreadable.append(fault.file)
+
+
+class _Damaged(Exception):
+    """A file that turned out to be damaged while it was read."""
+
+    def __init__(self, file: File, error: Unreadable) -> None:
+        super().__init__(file.name)
+        self.file = file
+        self.error = error
 
 
 def damaged(path: Path, error: Unreadable) -> LogError:
@@ -148,27 +165,43 @@ def damaged(path: Path, error: Unreadable) -> LogError:
     )
 
 
-def _read_file(file: File, job: Job) -> Done:
-    kind, tally, newest = file.kind, Tally(), 0
+def _read_files(portion: Portion, unreadable: Sequence[File], job: Job) -> Done:
+    """Reads files, but those that are known to be damaged."""
+    kind, tally, newest = portion.kind, Tally(), 0
     written = {
         kind: schemas(job.config)[kind],
         "dead": dead_letters.SCHEMA,
         "forgotten": REQUESTS,
     }
-    with _task(job, "read", file.number, written) as out:
-        for batch in reading.read(file.path, kind, job.config, job.guard.forgotten):
-            tally.read(kind, batch.rows)
-            tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
-            tallies.count_met(batch.met, tally)
-            table, forgotten, requests = job.guard.passed(kind, batch.table)
-            if kind in EVENTS:
-                newest = max(newest, pc.max(table["time"]).as_py() or 0)
-                tallies.count_days(table, tally)
-            _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
-            out[kind].divide(_home(kind, table, job.shards), table)
-            requests = pa.concat_tables([of_unsound(batch.forgotten), requests])
-            out["forgotten"].divide(shard_of(requests["request_id"], job.shards), requests)
+    with _task(job, "read", portion.number, written) as out:
+        for file in portion.files:
+            if file in unreadable:
+                detail = [dead_letters.as_json({"file": file.name})]
+                letter = dead_letters.without_payload(kind, Reason.UNREADABLE_FILE, 1, detail)
+                _bury([letter], out["dead"], tally)
+                tally.add(UNREADABLE_FILES, [file.name], [1])
+                continue
+            for batch in _batches(file, job):
+                tally.read(kind, batch.rows)
+                tally.add(tallies.columns_of(kind), batch.columns, [1] * len(batch.columns))
+                tallies.count_met(batch.met, tally)
+                table, forgotten, requests = job.guard.passed(kind, batch.table)
+                if kind in EVENTS:
+                    newest = max(newest, pc.max(table["time"]).as_py() or 0)
+                    tallies.count_days(table, tally)
+                _bury([*batch.dead_letters, *forgotten], out["dead"], tally)
+                out[kind].collect(_home(kind, table, job.shards), table)
+                requests = pa.concat_tables([of_unsound(batch.forgotten), requests])
+                home = shard_of(requests["request_id"], job.shards)
+                out["forgotten"].collect(home, requests)
         return Done(_pieces(out), tally, newest)
+
+
+def _batches(file: File, job: Job) -> Iterator[reading.Batch]:
+    try:
+        yield from reading.read(file.path, file.kind, job.config, job.guard.forgotten)
+    except Unreadable as error:
+        raise _Damaged(file, error) from error
 
 
 def _home(kind: str, table: pa.Table, shards: int) -> np.ndarray:
@@ -253,7 +286,7 @@ def build_lists(
             users = Snapshots(USER, snapshots.changes(USER, table))
         state = UserShard(job.config, until, known[SEARCH], known_items, users)
         searches, acts = (list(read(_of(resolves, name), shard)) for name in ("searches", "acts"))
-        for found, its_acts, end in _steps(searches, acts, known[SEARCH]):
+        for found, its_acts, end in _steps(searches, acts, known[SEARCH], job.config):
             step = state.step(found, its_acts, end)
             _bury(step.dead_letters, out["dead"], tally)
             _count(step, tally)
@@ -264,20 +297,33 @@ def build_lists(
 
 
 def _steps(
-    searches: Sequence[pa.Table], acts: Sequence[pa.Table], schema: pa.Schema
+    searches: Sequence[pa.Table],
+    acts: Sequence[pa.Table],
+    schema: pa.Schema,
+    config: EventsConfig,
 ) -> Iterator[tuple[pa.Table, pa.Table, int]]:
-    """As many days at once as have `_EVENTS_AT_ONCE` events, or one that has more."""
+    """As many days at once as come to at most `_ROWS_AT_ONCE` rows, or one that has more.
+
+    Every history counts as full, so that steps do not grow while histories do.
+    """
     tables = [*searches, *acts]
     times = [numbers(table["time"]) for table in tables]
-    per_day = np.zeros((0, 2), np.int64)
+    rows = [
+        numbers(pc.list_value_length(table["item_id"])) + config.history_length
+        for table in searches
+    ]
+    rows += [np.ones(table.num_rows, np.int64) for table in acts]
+    per_day = []
     if tables:
-        per_day = np.stack(np.unique(np.concatenate(times) // DAY, return_counts=True), axis=1)
+        days, place_of = np.unique(np.concatenate(times) // DAY, return_inverse=True)
+        counts = np.bincount(place_of, np.concatenate(rows)).astype(np.int64)
+        per_day = [*zip(days.tolist(), counts.tolist(), strict=True)]
     place = [0] * len(tables)
     waiting = 0
-    for row, (day, count) in enumerate(per_day.tolist()):
+    for row, (day, count) in enumerate(per_day):
         waiting += count
         is_last = row + 1 == len(per_day)
-        if not is_last and waiting + per_day[row + 1, 1] <= _EVENTS_AT_ONCE:
+        if not is_last and waiting + per_day[row + 1][1] <= _ROWS_AT_ONCE:
             continue
         waiting = 0
         end = (day + 1) * DAY
