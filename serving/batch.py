@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.search_list import CONTRACT, RequestError, SearchList
+from serving.search_list import CONTRACT, RequestError, SearchList, is_sequence
 
 ITEMS = "item_id"
 HISTORY = "history_item_id"
@@ -140,7 +140,7 @@ def _fit(column: Column, given: Mapping[str, Any], lengths: Mapping[str, int], i
 
 
 def _length(value: Any, name: str, index: int) -> int:
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    if not is_sequence(value):
         raise RequestError(
             f"list {index}: column {name!r} holds {reprlib.repr(value)}, expected a sequence"
         )
