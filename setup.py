@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["piano_tf*", "tfx_pipeline*", "serving*"]),
     package_data={
-        "serving": ["deployment/*", "README.md"],
+        "serving": ["README.md"],
         "piano_tf": ["py.typed", "*.jinja", "evaluation/*.jinja"],
         "tfx_pipeline": ["*.jinja", "events/*.jinja", "schemas/*.pbtxt"],
     },

@@ -38,6 +38,7 @@ class AsyncRerankClient:
         timeout_s: float = 1.0,
         *,
         retries: Retries | None = None,
+        pad_to: tuple[int, int] = (1, 1),
         first_stage_on_request_error: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
@@ -46,6 +47,7 @@ class AsyncRerankClient:
             model_name,
             timeout_s,
             retries or Retries(),
+            pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )
         if credentials is None:

@@ -58,10 +58,15 @@ class RerankClient:
         model's inputs, retries, a hedge. A model without warm-up may need longer for the first
         call than for all later ones.
       retries: When a call is attempted again within that time.
+      pad_to: Places for candidates and for history entries that a request has at least. A server
+        that joins requests of one shape alone needs all to have it; answers stay the same.
       first_stage_on_request_error: Whether `rank` answers a list that does not fit the model with
         its first-stage order too, and not with a `RequestError`. A version with other inputs makes
         every list such a one, so that a page that must be shown wants True, once its tests pass.
       credentials: Of a server with TLS, as `grpc.ssl_channel_credentials` makes them.
+
+    Raises:
+      ValueError: `pad_to` has less than 1.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class RerankClient:
         timeout_s: float = 1.0,
         *,
         retries: Retries | None = None,
+        pad_to: tuple[int, int] = (1, 1),
         first_stage_on_request_error: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
@@ -79,6 +85,7 @@ class RerankClient:
             model_name,
             timeout_s,
             retries or Retries(),
+            pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )
         if credentials is None:

@@ -76,6 +76,7 @@ class Session:
       model_name: The model's name on the server.
       timeout_s: Seconds that a call may take unless it says otherwise.
       retries: When a call is attempted again.
+      pad_to: Places for candidates and for history entries that a request has at least.
       first_stage_on_request_error: Whether `rank` answers a list that does not fit the model with
         its first-stage order too.
 
@@ -88,11 +89,15 @@ class Session:
         timeout_s: float,
         retries: Retries,
         *,
+        pad_to: tuple[int, int],
         first_stage_on_request_error: bool,
     ) -> None:
+        if min(pad_to) < 1:
+            raise ValueError(f"pad_to is {pad_to}, expected two numbers of 1 or more")
         self._address = address
         self._model_name = model_name
         self._timeout_s = timeout_s
+        self._pad_to = pad_to
         self._forgiving = first_stage_on_request_error
         self._caller = Caller(retries)
         # Version -> its inputs: while versions are swapped, servers may answer with either.
@@ -188,7 +193,7 @@ class Session:
         request = PredictRequest(output_filter=(*_PER_ITEM, *_PER_LIST))
         request.model_spec.name = self._model_name
         request.model_spec.signature_name = SIGNATURE
-        for name, array in pad_batch(lists, columns).items():
+        for name, array in pad_batch(lists, columns, self._pad_to).items():
             try:
                 write_tensor(array, request.inputs[name])
             except UnicodeEncodeError as error:

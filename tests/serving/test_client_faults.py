@@ -325,3 +325,27 @@ def test_a_cancelled_task_cancels_its_call(stub: StubServer) -> None:
     assert stub.cancelled.wait(LONG)
     done.set()
     client.stop()
+
+
+@pytest.mark.parametrize(
+    ("pad_to", "shape"), [((1, 1), (1, 3)), ((2, 5), (1, 3)), ((8, 1), (1, 8))], ids=str
+)
+def test_requests_of_one_shape(
+    stub: StubServer, connect: Any, pad_to: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    stub.columns = ("query", "item_id", "history_item_id")
+    shapes: list[list[tuple[int, ...]]] = []
+
+    def behave(request: Any, context: grpc.ServicerContext) -> None:
+        dims = [request.inputs[name].tensor_shape.dim for name in stub.columns[1:]]
+        shapes.append([tuple(dim.size for dim in each) for each in dims])
+
+    stub.behave = behave
+    answer = connect(stub.address, pad_to=pad_to).rerank(ASKED)
+    assert shapes == [[shape, (1, pad_to[1])]]
+    assert (answer.ranking, len(answer.score)) == (REVERSED, 3)
+
+
+def test_no_place_at_all(stub: StubServer, connect: Any) -> None:
+    with pytest.raises(ValueError, match=r"pad_to is \(0, 1\), expected two numbers of 1 or more"):
+        connect(stub.address, pad_to=(0, 1))
