@@ -14,7 +14,9 @@ requests are 16 lists of 100 candidates with 50 entries of history, made up by t
 and encoded once before, so that the load costs little beside the server on the same machine; one
 more row is asked through `RerankClient`, whose checks and encoding are part of what it measures.
 The model step is the same requests, as arrays, through the same graph in a session of a process of
-its own, before and after the load; it is known only where the model's folder is.
+its own; it is known only where the model's folder is. Step and levels take turns, a part of their
+time each, so that what else the machine does meets them all. Processor time is that of the server's
+process, or the step's, for each answer: it also holds where other programs keep the machine busy.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
+import itertools
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,6 +41,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 
 from serving.aio import AsyncRerankClient
 from serving.batch import Column, pad_batch
@@ -54,8 +61,6 @@ CONFIG = {"model": {"width": 64, "blocks": 2}, "training": {"epochs": 1}}
 LISTS = 16
 OUTPUTS = ("order", "score", "click", "conversion", "list_click", "list_conversion")
 TIMEOUT_S = 60.0
-WARM_UP = 40  # requests before a level is measured
-STEPS = 300
 
 
 # --- a model and its server ---
@@ -73,8 +78,8 @@ def trained(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def served(versions: Path, arguments: Sequence[str]) -> Iterator[str]:
-    """`piano serve` in a process of its own; yields its address."""
+def served(versions: Path, arguments: Sequence[str]) -> Iterator[tuple[str, psutil.Process]]:
+    """`piano serve` in a process of its own; yields its address, and it."""
     command = [*PIANO, "serve", "--model-dir", str(versions), "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -82,7 +87,8 @@ def served(versions: Path, arguments: Sequence[str]) -> Iterator[str]:
         said = process.stdout.readline().split()
         if not said:
             sys.exit("the server did not start")
-        yield next(word for word in said if word.rpartition(":")[2].isdecimal() and ":" in word)
+        address = next(word for word in said if re.fullmatch(r".+:\d+", word))
+        yield address, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.communicate()
@@ -153,45 +159,79 @@ def encoded(lists: Sequence[SearchList], columns: dict[str, Column], model: str)
 Ask = Callable[[int], Awaitable[str]]
 
 
-async def under_load(ask: Ask, callers: int, seconds: float) -> tuple[np.ndarray, float, Counter]:
+@dataclasses.dataclass
+class Level:
+    """What came of a number of callers, or of the model step.
+
+    Attributes:
+      name: For people.
+      took: Seconds of each answer.
+      lasted: Seconds in all.
+      worked: Seconds of processor time, where the process is known.
+      errors: Other statuses than OK.
+    """
+
+    name: str
+    took: list[float] = dataclasses.field(default_factory=list)
+    lasted: float = 0.0
+    worked: float = 0.0
+    errors: Counter = dataclasses.field(default_factory=Counter)
+
+    def ms(self, percentile: float) -> float:
+        return 1000 * float(np.percentile(self.took, percentile)) if self.took else math.nan
+
+    @property
+    def throughput(self) -> float:
+        return len(self.took) / self.lasted
+
+    @property
+    def work_ms(self) -> float:
+        return 1000 * self.worked / len(self.took) if self.took else math.nan
+
+
+def worked(process: psutil.Process | None) -> float:
+    """Seconds of processor time so far."""
+    return sum(process.cpu_times()[:2]) if process is not None else 0.0
+
+
+async def ask_for(level: Level, ask: Ask, callers: int, seconds: float) -> None:
     """Callers in a closed loop.
 
     Args:
+      level: To add to.
       ask: Sends a request by number and says its status.
       callers: How many.
       seconds: How long.
-
-    Returns:
-      Seconds that each answer took, answers a second, and how many had which other status.
     """
-    took: list[float] = []
-    errors: Counter = Counter()
-    numbers = iter(range(10**12))
+    numbers = itertools.count()
+    began = time.perf_counter()
 
-    async def caller(until: Callable[[], bool]) -> None:
-        while not until():
-            began = time.perf_counter()
+    async def caller() -> None:
+        while (sent := time.perf_counter()) < began + seconds:
             status = await ask(next(numbers))
             if status == "OK":
-                took.append(time.perf_counter() - began)
+                level.took.append(time.perf_counter() - sent)
             else:
-                errors[status] += 1
+                level.errors[status] += 1
 
-    await asyncio.gather(*(caller(lambda: len(took) >= WARM_UP) for _ in range(callers)))
-    took.clear()
-    began = time.perf_counter()
-    end = began + seconds
-    await asyncio.gather(*(caller(lambda: time.perf_counter() >= end) for _ in range(callers)))
-    lasted = time.perf_counter() - began
-    return np.array(took), len(took) / lasted, errors
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    level.lasted += time.perf_counter() - began
 
 
-async def levels(
-    address: str, model: str, lists: Sequence[SearchList], requests: Sequence[bytes], args: Any
-) -> list[dict[str, Any]]:
-    """A row for each number of callers, and one through the client."""
-    rows = []
-    async with grpc.aio.insecure_channel(address, options=options()) as channel:
+async def take_turns(
+    address: str,
+    server: psutil.Process | None,
+    lists: Sequence[SearchList],
+    requests: Sequence[bytes],
+    step: subprocess.Popen[str] | None,
+    args: argparse.Namespace,
+) -> tuple[list[Level], Level]:
+    """Measures every level, the client, and the model step, some of each in every round."""
+    steps = Level("model step")
+    async with (
+        grpc.aio.insecure_channel(address, options=options()) as channel,
+        AsyncRerankClient(address, args.name, timeout_s=TIMEOUT_S) as client,
+    ):
         predict = channel.unary_unary(METHODS["Predict"][0])
 
         async def raw(number: int) -> str:
@@ -201,47 +241,68 @@ async def levels(
                 return error.code().name
             return "OK"
 
-        for callers in args.concurrency:
-            rows.append(row(str(callers), *await under_load(raw, callers, args.seconds)))
-    async with AsyncRerankClient(address, model, timeout_s=TIMEOUT_S) as client:
-
         async def typed(number: int) -> str:
             reason = (await client.rank(lists[number % LISTS])).reason
             return reason.code if reason else "OK"
 
-        rows.append(row("1, by client", *await under_load(typed, 1, args.seconds)))
-    return rows
+        ways: list[tuple[Level, Ask, int]] = [
+            (Level(str(callers)), raw, callers) for callers in args.concurrency
+        ]
+        ways.append((Level("1, by the client"), typed, 1))
+        part = args.seconds / args.rounds
+        for round_ in range(args.rounds):
+            if step is not None:
+                said = await asyncio.to_thread(ask_steps, step, part / 4)
+                steps.took += said["took"]
+                steps.worked += said["worked"]
+            for level, ask, callers in ways:
+                # What the first answers of a level build is not measured.
+                await ask_for(Level("warm-up"), ask, callers, 0.5 if round_ == 0 else 0.0)
+                before = worked(server)
+                await ask_for(level, ask, callers, part)
+                level.worked += worked(server) - before
+            print(f"round {round_ + 1} of {args.rounds}", file=sys.stderr, flush=True)
+    return [level for level, _, _ in ways], steps
 
 
-def row(name: str, took: np.ndarray, throughput: float, errors: Counter) -> dict[str, Any]:
-    p50, p99 = np.percentile(1000 * took, [50, 99]) if len(took) else (np.nan, np.nan)
-    found = {"callers": name, "p50": p50, "p99": p99, "throughput": throughput, "errors": errors}
-    print(found, file=sys.stderr, flush=True)
-    return found
-
-
-def model_step(version: Path, requests: Sequence[bytes]) -> np.ndarray:
-    """Seconds of each of `STEPS` steps, in a process of its own."""
+@contextlib.contextmanager
+def step_process(version: Path, requests: Sequence[bytes]) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs the model's steps when told to."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as scratch:
         for number, request in enumerate(requests):
-            (Path(scratch) / str(number)).write_bytes(request)
+            (Path(scratch) / f"{number:03}").write_bytes(request)
         program = f"import serving_load; serving_load.run_steps({str(version)!r}, {scratch!r})"
-        done = subprocess.run(
+        path = os.pathsep.join(map(str, [here, *sys.path]))
+        process = subprocess.Popen(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [here, *sys.path]))},
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
         )
-    return np.array(json.loads(done.stdout.splitlines()[-1]))
+        try:
+            ask_steps(process, 1.0)
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def ask_steps(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
+    """Has the process run steps for so long."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 def run_steps(version: str, scratch: str) -> None:
-    """Prints the seconds of each step."""
+    """For each line with a number of seconds, runs steps for so long and prints what each took."""
     import tensorflow as tf
     from tensorflow_serving.apis.predict_pb2 import PredictRequest as RealRequest
 
+    tf.get_logger().setLevel("ERROR")
     graph = tf.Graph()
     with tf.compat.v1.Session(graph=graph) as session, graph.as_default():
         loaded = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], version)
@@ -257,42 +318,56 @@ def run_steps(version: str, scratch: str) -> None:
                 }
             )
         step = session.make_callable(fetches, [*feeds[0]])
-        took = []
-        for number in range(WARM_UP + STEPS):
-            values = [*feeds[number % LISTS].values()]
-            began = time.perf_counter()
-            step(*values)
-            took.append(time.perf_counter() - began)
-    print(json.dumps(took[WARM_UP:]))
+        for line in sys.stdin:
+            took: list[float] = []
+            before, end = time.process_time(), time.perf_counter() + float(line)
+            while (began := time.perf_counter()) < end:
+                step(*feeds[len(took) % LISTS].values())
+                took.append(time.perf_counter() - began)
+            print(json.dumps({"took": took, "worked": time.process_time() - before}), flush=True)
 
 
 # --- the table ---
 
 
-def table(rows: Sequence[dict[str, Any]], step_ms: float | None, said: str) -> str:
+def table(levels: Sequence[Level], steps: Level, args: argparse.Namespace) -> str:
     """Markdown."""
-    first = rows[0]
+    first = levels[0]
     lines = [
         "| callers | p50, ms | p99, ms | p99 / p50 | p50 / model step | answers/s | "
-        f"answers/s against {first['callers']} | errors |",
-        "|---|---|---|---|---|---|---|---|",
+        f"/ {first.name} caller | processor time / model step's | errors |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in rows:
-        errors = ", ".join(f"{code} {count}" for code, count in sorted(one["errors"].items()))
-        steps = "" if step_ms is None else f"{one['p50'] / step_ms:.2f}"
-        lines.append(
-            f"| {one['callers']} | {one['p50']:.1f} | {one['p99']:.1f} | "
-            f"{one['p99'] / one['p50']:.2f} | {steps} | {one['throughput']:.1f} | "
-            f"{one['throughput'] / first['throughput']:.2f} | {errors or '0'} |"
+    for level in levels:
+        known = level.worked > 0 and bool(steps.took)
+        cells = [
+            level.name,
+            f"{level.ms(50):.1f}",
+            f"{level.ms(99):.1f}",
+            f"{level.ms(99) / level.ms(50):.2f}",
+            f"{level.ms(50) / steps.ms(50):.2f}" if steps.took else "",
+            f"{level.throughput:.1f}",
+            f"{level.throughput / first.throughput:.2f}",
+            f"{level.work_ms / steps.work_ms:.2f}" if known else "",
+            ", ".join(f"{code} {n}" for code, n in sorted(level.errors.items())) or "0",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    said = [
+        f"Lists of {args.candidates} candidates with {args.history} entries of history, one list a "
+        f"request, {args.seconds:g} s a level in {args.rounds} turns."
+    ]
+    if steps.took:
+        said.append(
+            f"The model step in process: p50 {steps.ms(50):.1f} ms, p99 {steps.ms(99):.1f} ms, "
+            f"processor time {steps.work_ms:.1f} ms."
         )
-    notes = [said]
-    if step_ms is not None:
-        over = first["p50"] / step_ms - 1
-        notes.append(
-            f"Model step in process: p50 {step_ms:.1f} ms. Server and gRPC add {over:.2f} model "
-            f"steps to it for {first['callers']} caller."
-        )
-    return "\n".join([*lines, "", *notes, ""])
+    return "\n".join([*lines, "", *said, ""])
+
+
+def newest(versions: Path) -> Path:
+    """The folder of the version that is served."""
+    numbered = [child for child in versions.iterdir() if child.name.isdecimal()]
+    return max(numbered, key=lambda child: int(child.name))
 
 
 def main() -> None:
@@ -301,6 +376,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="Folder of versions to serve.")
     parser.add_argument("--name", default="piano", help="The model's name on the server.")
     parser.add_argument("--seconds", type=float, default=60, help="For each level.")
+    parser.add_argument("--rounds", type=int, default=6, help="Turns of each level.")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--history", type=int, default=50)
@@ -311,42 +387,18 @@ def main() -> None:
         parser.error(f"{serve_options}: options of a server that is up already")
 
     with contextlib.ExitStack() as stack:
-        versions = args.model
-        if args.address is None:
+        versions, address, server, step = args.model, args.address, None, None
+        if address is None:
             if versions is None:
                 versions = trained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            server = contextlib.ExitStack()
-            stack.enter_context(server)
-            address = server.enter_context(served(versions, serve_options))
-        else:
-            address, server = args.address, contextlib.ExitStack()
+            address, server = stack.enter_context(served(versions, serve_options))
         columns = columns_of(address, args.name)
         lists = search_lists(columns, args.candidates, args.history)
         requests = encoded(lists, columns, args.name)
-        steps = []
-        newest = (
-            None
-            if versions is None
-            else max(
-                (child for child in versions.iterdir() if child.name.isdecimal()),
-                key=lambda child: int(child.name),
-            )
-        )
-        if newest is not None:
-            steps.append(model_step(newest, requests))
-        rows = asyncio.run(levels(address, args.name, lists, requests, args))
-        server.close()
-        if newest is not None:
-            steps.append(model_step(newest, requests))
-    step_ms = 1000 * float(np.median(np.concatenate(steps))) if steps else None
-    said = (
-        f"Lists of {args.candidates} candidates with {args.history} entries of history, "
-        f"{args.seconds:g} s a level, one list a request."
-    )
-    if steps:
-        halves = ", ".join(f"{1000 * np.median(half):.1f}" for half in steps)
-        said += f" Model step before and after the load: {halves} ms."
-    text = table(rows, step_ms, said)
+        if versions is not None:
+            step = stack.enter_context(step_process(newest(versions), requests))
+        levels, steps = asyncio.run(take_turns(address, server, lists, requests, step, args))
+    text = table(levels, steps, args)
     print(text)
     if args.output is not None:
         args.output.write_text(text)
