@@ -149,6 +149,10 @@ class Session:
                 raise RequestError(f"list {index}: column 'item_id' is no sequence of items")
         try:
             answers = yield from self._ask(lists, self._deadline(timeout_s, fall_back=True))
+            for answer in answers:
+                # A tool may want to see such an answer; a page cannot show it.
+                if sorted(answer.order) != [*range(len(answer.item_id))]:
+                    raise self._unusable(f"gave an order that is none: {answer.order}")
         except RerankError as error:
             reason = Reason(error.code.name, str(error))
         except RequestError as error:
@@ -279,8 +283,6 @@ def _answer(
     length = len(search_list.item_id)
     # Padding comes last in the order too, so that the first N entries are all candidates.
     per_item: dict[str, Any] = {name: tuple(outputs[name][:length].tolist()) for name in _PER_ITEM}
-    if sorted(per_item["order"]) != [*range(length)]:
-        raise ValueError(f"order {per_item['order']} is no permutation of {length} candidates")
     for name, values in per_item.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} values for {length} candidates")
