@@ -33,7 +33,7 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
       behave: What happens at each Predict before it is answered; it may raise or abort.
       describe: The same of GetModelMetadata.
       calls: Names of the methods called, in order.
-      cancelled: Set when a client gives up a Predict.
+      cancelled: Set when a client gives up a Predict before it is answered.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,8 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.calls.append("Predict")
-        context.add_callback(lambda: context.is_active() or self.cancelled.set())
+        finished = threading.Event()
+        context.add_callback(lambda: finished.is_set() or self.cancelled.set())
         if set(request.inputs) != set(self.columns):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "inputs do not match the signature")
         self.behave(request, context)
@@ -78,6 +79,7 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
         for name, values in rows.items():
             dtype = tf.int32 if name == "order" else tf.float32
             response.outputs[name].CopyFrom(tf.make_tensor_proto(values, dtype))
+        finished.set()
         return response
 
     @contextlib.contextmanager
