@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SERVING = ["grpcio>=1.48,<1.66", "tensorflow-serving-api==2.15.1"]
+SERVING = ["grpcio>=1.48,<1.66"]
 PIPELINE = [
     "tfx==1.15.1",
     "apache-beam==2.65.0",
@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["piano_tf*", "tfx_pipeline*", "serving*"]),
     package_data={
-        "serving": ["deployment/*", "README.md"],
+        "serving": ["README.md"],
         "piano_tf": ["py.typed", "*.jinja", "evaluation/*.jinja"],
         "tfx_pipeline": ["*.jinja", "events/*.jinja", "schemas/*.pbtxt"],
     },
@@ -35,6 +35,8 @@ setup(
         "tensorflow==2.15.1",
         "tensorflow-ranking==0.5.5",
         "tensorflow-recommenders==0.7.7",
+        # The messages of warm-up requests, which every exported model carries.
+        "tensorflow-serving-api==2.15.1",
         "click>=8",
         "jinja2>=3",
         "keras-tuner>=1.4,<2",

@@ -15,6 +15,7 @@ from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
 from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_possible
 from piano_tf.rerank import order_of, score
+from piano_tf.warmup import write_warmup
 
 CARD_FILE = Path("assets.extra") / "reranker.json"
 
@@ -137,7 +138,7 @@ def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf
 
 
 def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
-    """Writes a SavedModel with its card; nothing half-written is ever at `path`.
+    """Writes a SavedModel, its card and warm-up requests; nothing half-written is at `path`.
 
     Args:
       module: What to save.
@@ -154,4 +155,5 @@ def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
         tf.saved_model.save(module, str(partial), signatures=module.signatures())
         (partial / CARD_FILE).parent.mkdir(exist_ok=True)
         (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
+        write_warmup(card.inputs.features, partial)
     return path

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.search_list import CONTRACT, RequestError, SearchList
+from serving.search_list import CONTRACT, RequestError, SearchList, is_sequence
 
 ITEMS = "item_id"
 HISTORY = "history_item_id"
@@ -75,13 +75,17 @@ class Column:
 
 
 def pad_batch(
-    lists: Sequence[SearchList], columns: Mapping[str, Column]
+    lists: Sequence[SearchList],
+    columns: Mapping[str, Column],
+    pad_to: tuple[int, int] = (1, 1),
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Checks search lists against the model's inputs and stacks them.
 
     Args:
       lists: [B] the lists, at least one.
       columns: The model's inputs by name.
+      pad_to: Places for candidates and for history entries that there are at least; 1 or more, so
+        that a batch without any history has a tensor to speak of.
 
     Returns:
       One array per input, [B] or [B, longest], padded at the end with "" and 0.
@@ -90,7 +94,11 @@ def pad_batch(
       RequestError: A list does not fit the inputs.
     """
     rows = [_checked(search_list, index, columns) for index, search_list in enumerate(lists)]
-    return {name: _stack(column, [row[name] for row in rows]) for name, column in columns.items()}
+    least = dict(zip((ITEMS, HISTORY), pad_to, strict=True))
+    return {
+        name: _stack(column, [row[name] for row in rows], least[column.along])
+        for name, column in columns.items()
+    }
 
 
 def _checked(search_list: SearchList, index: int, columns: Mapping[str, Column]) -> dict[str, Any]:
@@ -140,19 +148,18 @@ def _fit(column: Column, given: Mapping[str, Any], lengths: Mapping[str, int], i
 
 
 def _length(value: Any, name: str, index: int) -> int:
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    if not is_sequence(value):
         raise RequestError(
             f"list {index}: column {name!r} holds {reprlib.repr(value)}, expected a sequence"
         )
     return len(value)
 
 
-def _stack(column: Column, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _stack(column: Column, values: Sequence[Any], least: int) -> np.ndarray[Any, Any]:
     """Joins one column of all lists, padding the shorter ones."""
     if column.rank == 1:
         return np.array(values, column.dtype)
-    # One place at least, so that a batch without any history has a tensor to speak of.
-    width = max(1, *map(len, values))
+    width = max(least, *map(len, values))
     stacked = np.full((len(values), width), "" if column.dtype.kind == "O" else 0, column.dtype)
     for row, value in zip(stacked, values, strict=True):
         row[: len(value)] = value

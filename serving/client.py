@@ -2,71 +2,97 @@
 
     with RerankClient("127.0.0.1:8500") as client:
         client.wait_until_available(timeout_s=60)
-        print(client.rerank(SearchList("so what", "ada", ["a", "b"])).ranking)
+        print(client.rank(SearchList("so what", "ada", ["a", "b"])).ranking)
 
-Importing this module does not import TensorFlow; creating a client does.
+Neither importing nor using it imports TensorFlow; it needs grpcio, protobuf and NumPy.
+`serving.aio` has the same for asyncio.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+import queue
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import grpc
-import numpy as np
 
-from serving.batch import Column, pad_batch
-from serving.search_list import RequestError, RerankedList, SearchList
-
-__all__ = ["RequestError", "RerankClient", "RerankError", "RerankedList", "SearchList"]
-
-_SIGNATURE = "serving_default"
-_OUTPUTS = ("order", "score", "click", "conversion", "list_click", "list_conversion")
-_OPTIONS = (
-    # The answer to a batch may exceed gRPC's 4 MiB.
-    ("grpc.max_receive_message_length", -1),
-    # A proxy meant for the web must not stand between two programs of one service.
-    ("grpc.enable_http_proxy", 0),
+from serving.calls import Ended, Retries, Start, Steps, T
+from serving.connection import ended_by, methods, options
+from serving.search_list import (
+    FirstStageList,
+    Ranking,
+    Reason,
+    RequestError,
+    RerankedList,
+    SearchList,
 )
+from serving.session import RerankError, Session
 
-
-class RerankError(RuntimeError):
-    """A call that brought no answer; the message gives the server's own words.
-
-    Args:
-      message: What happened.
-      code: The gRPC status of the call, as UNAVAILABLE for a server that cannot be reached.
-    """
-
-    def __init__(self, message: str, code: grpc.StatusCode) -> None:
-        super().__init__(message)
-        self.code = code
+__all__ = [
+    "FirstStageList",
+    "Ranking",
+    "Reason",
+    "RequestError",
+    "RerankClient",
+    "RerankError",
+    "RerankedList",
+    "Retries",
+    "SearchList",
+]
 
 
 class RerankClient:
-    """Asks a server to re-rank search lists; may be shared between threads.
+    """Asks a server to re-rank search lists; may be shared between threads, on one connection.
 
-    What inputs the model takes is asked once, before the first re-ranking. A new client is needed
-    when a version with other inputs replaces the model.
+    `rank` and `rank_batch` are for a page that must be shown: whatever goes wrong, they return the
+    first-stage order in time, and say why. `rerank` and `rerank_batch` are for tools: they raise.
+
+    A server that goes and comes back, and another version of the model, need no new client.
 
     Args:
-      address: The server's `host:port`.
+      address: The server's `host:port`. A name of several machines, as `dns:///piano:8500`, is
+        asked in turn, so that a second attempt goes to another one.
       model_name: The model's name on the server.
-      timeout_s: Seconds that each call may take. A model without warm-up may need longer for the
-        first call than for all later ones.
+      timeout_s: Seconds that each call may take, with all that belongs to it: asking for the
+        model's inputs, retries, a hedge. A model without warm-up may need longer for the first
+        call than for all later ones.
+      retries: When a call is attempted again within that time.
+      pad_to: Places for candidates and for history entries that a request has at least. A server
+        that joins requests of one shape alone needs all to have it; answers stay the same.
+      first_stage_on_request_error: Whether `rank` answers a list that does not fit the model with
+        its first-stage order too, and not with a `RequestError`. A version with other inputs makes
+        every list such a one, so that a page that must be shown wants True, once its tests pass.
+      credentials: Of a server with TLS, as `grpc.ssl_channel_credentials` makes them.
+
+    Raises:
+      ValueError: `pad_to` has less than 1.
     """
 
-    def __init__(self, address: str, model_name: str = "piano", timeout_s: float = 1.0) -> None:
-        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-
-        self._address = address
-        self._model_name = model_name
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+    def __init__(
+        self,
+        address: str,
+        model_name: str = "piano",
+        timeout_s: float = 1.0,
+        *,
+        retries: Retries | None = None,
+        pad_to: tuple[int, int] = (1, 1),
+        first_stage_on_request_error: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._session = Session(
+            address,
+            model_name,
+            timeout_s,
+            retries or Retries(),
+            pad_to=pad_to,
+            first_stage_on_request_error=first_stage_on_request_error,
+        )
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=options())
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=options())
+        self._methods = methods(self._channel)
 
     def wait_until_available(self, timeout_s: float) -> int:
         """Waits for the server to come up with the model.
@@ -80,74 +106,74 @@ class RerankClient:
         Raises:
           RerankError: The time is up, or the server does not have the model.
         """
-        from tensorflow_serving.apis import get_model_status_pb2
+        return self._run(self._session.wait_until_available(timeout_s))
 
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = self._model_name
-        try:
-            response = self._call(
-                self._models.GetModelStatus, request, timeout_s, wait_for_ready=True
-            )
-        except RerankError as error:
-            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise
-            raise RerankError(
-                f"no server answered at {self._address} within {timeout_s:g} s", error.code
-            ) from error
-        available = [
-            status.version
-            for status in response.model_version_status
-            if status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        ]
-        if not available:
-            raise RerankError(
-                f"the server at {self._address} has no version of {self._model_name!r} available",
-                grpc.StatusCode.UNAVAILABLE,
-            )
-        return max(available)
+    def rank(self, search_list: SearchList, timeout_s: float | None = None) -> Ranking:
+        """Puts one list in order: the model's, or in its absence the first stage's.
 
-    def rerank(self, search_list: SearchList) -> RerankedList:
+        Args:
+          search_list: The list.
+          timeout_s: Seconds that this call may take, instead of the client's. A hundredth of a
+            second of it, or a tenth if that is less, is kept for falling back.
+
+        Returns:
+          The order; its `reason` is None if it is the model's.
+
+        Raises:
+          RequestError: The list does not fit the model, unless that is to be forgiven too.
+        """
+        return self.rank_batch([search_list], timeout_s)[0]
+
+    def rank_batch(
+        self, lists: Sequence[SearchList], timeout_s: float | None = None
+    ) -> list[Ranking]:
+        """Puts several lists, of whatever lengths, in order in one call; all or none by the model.
+
+        Args:
+          lists: The lists.
+          timeout_s: As in `rank`.
+
+        Returns:
+          As many orders in the same order, each as long as its list.
+
+        Raises:
+          RequestError: A list does not fit the model, unless that is to be forgiven too.
+        """
+        return self._run(self._session.rank_batch(lists, timeout_s))
+
+    def rerank(self, search_list: SearchList, timeout_s: float | None = None) -> RerankedList:
         """Re-ranks one list.
+
+        Args:
+          search_list: The list.
+          timeout_s: Seconds that this call may take, instead of the client's.
 
         Raises:
           RequestError: The list does not fit the model's inputs.
-          RerankError: The server did not answer, or refused the call.
+          RerankError: The server did not answer in time, or refused the call.
         """
-        return self.rerank_batch([search_list])[0]
+        return self.rerank_batch([search_list], timeout_s)[0]
 
-    def rerank_batch(self, lists: Sequence[SearchList]) -> list[RerankedList]:
+    def rerank_batch(
+        self, lists: Sequence[SearchList], timeout_s: float | None = None
+    ) -> list[RerankedList]:
         """Re-ranks several lists, of whatever lengths, in one call.
 
         Args:
           lists: The lists, each with a candidate or more.
+          timeout_s: Seconds that this call may take, instead of the client's.
 
         Returns:
           As many answers in the same order, each as long as its list.
 
         Raises:
           RequestError: A list does not fit the model's inputs.
-          RerankError: The server did not answer, or refused the call.
+          RerankError: The server did not answer in time, or refused the call.
         """
-        if not lists:
-            return []
-        import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2
-
-        request = predict_pb2.PredictRequest(output_filter=_OUTPUTS)
-        request.model_spec.name = self._model_name
-        request.model_spec.signature_name = _SIGNATURE
-        for name, array in pad_batch(lists, self._columns).items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
-        response = self._call(self._predictions.Predict, request, self._timeout_s)
-        outputs = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-        version = response.model_spec.version.value
-        return [
-            _answer(search_list, {name: output[index] for name, output in outputs.items()}, version)
-            for index, search_list in enumerate(lists)
-        ]
+        return self._run(self._session.rerank_batch(lists, timeout_s))
 
     def close(self) -> None:
-        """Closes the connection; no call can be made afterwards."""
+        """Closes the connection; a call that is made afterwards is one that failed."""
         self._channel.close()
 
     def __enter__(self) -> RerankClient:
@@ -161,69 +187,37 @@ class RerankClient:
     ) -> None:
         self.close()
 
-    @functools.cached_property
-    def _columns(self) -> Mapping[str, Column]:
-        """The model's inputs by name."""
-        import tensorflow as tf
-        from tensorflow_serving.apis import get_model_metadata_pb2
-
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = self._model_name
-        response = self._call(self._predictions.GetModelMetadata, request, self._timeout_s)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        if _SIGNATURE not in signatures.signature_def:
-            raise self._unusable(f"has no signature {_SIGNATURE!r}")
-        columns = {
-            name: Column(
-                name,
-                np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype),
-                len(info.tensor_shape.dim),
-            )
-            for name, info in signatures.signature_def[_SIGNATURE].inputs.items()
-        }
-        for column in columns.values():
-            if not column.is_of_search_lists:
-                raise self._unusable(
-                    f"takes {column.name!r} of type {column.dtype} and rank {column.rank}, "
-                    "which no column of a search list has"
-                )
-        return columns
-
-    def _unusable(self, why: str) -> RerankError:
-        return RerankError(
-            f"the model {self._model_name!r} at {self._address} {why}",
-            grpc.StatusCode.FAILED_PRECONDITION,
-        )
-
-    def _call(self, method: Any, request: Any, timeout_s: float, **options: Any) -> Any:
+    def _run(self, steps: Steps[T]) -> T:
+        """Does what the steps say; this thread waits, gRPC's own threads send and receive."""
+        ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        running: dict[int, Any] = {}
+        event: Ended | None = None
         try:
-            return method(request, timeout=timeout_s, **options)
-        except grpc.RpcError as error:
-            raise RerankError(
-                f"the call to {self._model_name!r} at {self._address} ended with "
-                f"{error.code().name}: {error.details()}",
-                error.code(),
-            ) from error
+            while True:
+                step = steps.send(event)
+                event = None
+                if isinstance(step, Start):
+                    self._start(step, running, ended)
+                    continue
+                try:
+                    event = ended.get(timeout=step.timeout_s)
+                    running.pop(event.number, None)
+                except queue.Empty:
+                    pass
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            # What was overtaken, or is late: the server need not go on with it.
+            for call in running.values():
+                call.cancel()
 
-
-def _answer(
-    search_list: SearchList, outputs: Mapping[str, np.ndarray[Any, Any]], version: int
-) -> RerankedList:
-    """Turns one list's row of the outputs into Python values, without the padding."""
-    length = len(search_list.item_id)
-
-    def per_item(name: str) -> tuple[Any, ...]:
-        # Padding comes last in the order too, so that the first N entries are all candidates.
-        return tuple(outputs[name][:length].tolist())
-
-    return RerankedList(
-        item_id=tuple(search_list.item_id),
-        order=per_item("order"),
-        score=per_item("score"),
-        click=per_item("click"),
-        conversion=per_item("conversion"),
-        list_click=outputs["list_click"].item(),
-        list_conversion=outputs["list_conversion"].item(),
-        model_version=version,
-    )
+    def _start(self, step: Start, running: dict[int, Any], ended: queue.SimpleQueue[Ended]) -> None:
+        try:
+            call = self._methods[step.method].future(
+                step.request, timeout=step.timeout_s, wait_for_ready=step.wait_for_ready
+            )
+        except ValueError as error:  # the channel is closed
+            ended.put(Ended(step.number, code=grpc.StatusCode.CANCELLED, details=str(error)))
+            return
+        running[step.number] = call
+        call.add_done_callback(lambda done: ended.put(ended_by(step.number, done)))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 LABELS = ("click", "conversion")
 _REQUIRED = ("query", "user_id", "item_id")
@@ -88,6 +90,11 @@ class SearchList:
         return {name: value for name, value in own.items() if value is not None} | {**self.features}
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a value is one of many values: a sequence or an array, and not text."""
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+
+
 CONTRACT = tuple(field.name for field in dataclasses.fields(SearchList) if field.name != "features")
 
 
@@ -119,3 +126,53 @@ class RerankedList:
     def ranking(self) -> tuple[str, ...]:
         """The candidates, best first."""
         return tuple(self.item_id[index] for index in self.order)
+
+    @property
+    def reason(self) -> None:
+        """Nothing went wrong; see `FirstStageList.reason`."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why a list was not re-ranked.
+
+    Attributes:
+      code: The gRPC status by name, such as `DEADLINE_EXCEEDED` for an answer that was late: few
+        names, fit to count by.
+      message: What happened, for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstStageList:
+    """A search list as the first stage ordered it, because no model's answer came in time.
+
+    Attributes:
+      item_id: [N] the candidates as they were asked about.
+      reason: Why they are not in another order.
+
+    >>> kept = FirstStageList(("a", "b"), Reason("UNAVAILABLE", "no server"))
+    >>> kept.ranking, kept.order
+    (('a', 'b'), (0, 1))
+    """
+
+    item_id: tuple[str, ...]
+    reason: Reason
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """[N] the candidates' indices as they stand."""
+        return tuple(range(len(self.item_id)))
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """The candidates as they stand."""
+        return self.item_id
+
+
+# An order for the page in any case; `reason` is None if it is the model's.
+Ranking: TypeAlias = RerankedList | FirstStageList

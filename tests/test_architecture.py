@@ -20,7 +20,7 @@ FLOORS = [
     {"features"},
     {"masks", "layers", "losses", "metrics", "rerank"},
     {"data", "simulation", "models", "pretraining", "calibration", "propensity"}
-    | {"export", "explanation"},
+    | {"export", "explanation", "warmup"},
     {"warm_start"},
     {"epochs", "checkpoints", "training"},
     {"evaluation"},

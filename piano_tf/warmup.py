@@ -1,0 +1,70 @@
+"""Requests that TensorFlow Serving runs before a version takes traffic.
+
+The first request of each shape builds what later ones reuse. A server that finds
+`assets.extra/tf_serving_warmup_requests` in a version's folder runs the requests in it before it
+says that the version is available, so that no listener waits for the first one. Their ids are made
+up: no log is copied into a model.
+
+The sizes are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from piano_tf.features import ACTIONS, Axis, Column, FeatureSpec
+
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+# Lists, candidates, entries of history: one list with a history and without, short and long, and
+# several in one request.
+SHAPES = ((1, 10, 0), (1, 20, 50), (1, 50, 50), (1, 100, 50), (1, 200, 50), (8, 50, 50))
+
+
+def write_warmup(features: FeatureSpec, version: Path) -> None:
+    """Writes the requests beside a SavedModel.
+
+    Args:
+      features: The raw columns that `serving_default` takes.
+      version: The SavedModel's folder.
+    """
+    # Of its own wheel, which only what exports a model needs.
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+
+    (version / WARMUP_FILE).parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(version / WARMUP_FILE)) as records:
+        for lists, candidates, history in SHAPES:
+            request = PredictRequest()
+            request.model_spec.name = "piano"
+            request.model_spec.signature_name = "serving_default"
+            for name, values in _columns(features, lists, candidates, history):
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+            log = PredictionLog(predict_log=PredictLog(request=request))
+            records.write(log.SerializeToString())
+
+
+def _columns(
+    features: FeatureSpec, lists: int, candidates: int, history: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every column of so many lists of one shape."""
+    # One place at least, as in any batch without history.
+    width = {Axis.ITEM: candidates, Axis.HISTORY: max(1, history)}
+    for column in features.columns(labels=False):
+        shape = (lists,) if column.axis is Axis.LIST else (lists, width[column.axis])
+        values = _values(column, shape)
+        if column.axis is Axis.HISTORY and not history:
+            values = np.full(shape, "" if column.type == "string" else 0, values.dtype)
+        yield column.name, values
+
+
+def _values(column: Column, shape: tuple[int, ...]) -> np.ndarray:
+    places = np.arange(np.prod(shape)).reshape(shape)
+    if column.name == "history_action":
+        return np.array(ACTIONS, object)[places % len(ACTIONS)]
+    if column.type == "string":
+        return np.vectorize("warm-up-{}".format, otypes=[object])(places)
+    return (places % 5).astype(np.int64 if column.type == "int64" else np.float32)
