@@ -49,7 +49,7 @@ class Checkpoints:
         found = sorted(self.folder.glob("[0-9]*")) if self.folder.exists() else []
         for path in reversed(found):
             try:
-                known = json.loads((path / _STATE).read_text())["fingerprint"]
+                known = _state_of(path)["fingerprint"]
             except (OSError, ValueError, KeyError, TypeError):
                 known = None
             if known != self.fingerprint:
@@ -59,9 +59,22 @@ class Checkpoints:
                 )
         return found[-1] if found else None
 
+    def position(self) -> Position | None:
+        """Where an interrupted training goes on; None where it begins.
+
+        Raises:
+          PianoError: As `newest`.
+        """
+        found = self.newest()
+        return None if found is None else Position(*_state_of(found)["position"])
+
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _state_of(checkpoint: Path) -> Any:
+    return json.loads((checkpoint / _STATE).read_text())
 
 
 def fingerprint(config: Config, inputs: InputSpec, files: Iterable[str | Path]) -> str:
@@ -131,7 +144,7 @@ class Checkpointing(tf.keras.callbacks.Callback):
         self._found = checkpoints.newest()
         self._state: Mapping[str, Any] = {}
         if self._found is not None:
-            self._state = json.loads((self._found / _STATE).read_text())
+            self._state = _state_of(self._found)
         self._epoch = 0
         self._since = 0
 

@@ -518,12 +518,16 @@ def pipeline(
     verb = "update" if (state / PIPELINE_NAME).exists() else "create"
     declare = ["pipeline", verb, "--engine=local", f"--pipeline_path={runner}"]
     run = ["run", "create", "--engine=local", f"--pipeline_name={PIPELINE_NAME}"]
-    _tfx(declare, both, stdout=subprocess.DEVNULL)
-    _tfx(run, both, stdout=None)
+    _tfx(declare, both, home, stdout=subprocess.DEVNULL)
+    _tfx(run, both, home, stdout=None)
 
 
-def _tfx(arguments: list[str], environment: dict[str, str], *, stdout: int | None) -> None:
+def _tfx(
+    arguments: list[str], environment: dict[str, str], home: Path, *, stdout: int | None
+) -> None:
     """Runs the `tfx` command; of its errors, the one sentence that a person needs."""
+    from piano_tf.disk import full_disk
+
     command = [sys.executable, "-m", "tfx.tools.cli.cli_main", *arguments]
     done = subprocess.run(
         command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
@@ -531,7 +535,8 @@ def _tfx(arguments: list[str], environment: dict[str, str], *, stdout: int | Non
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it gave no reason"]
         ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise PianoError(ours[-1] if ours else f"tfx {' '.join(arguments[:2])}: {lines[-1]}")
+        told = full_disk(done.stderr, [home]) or lines[-1]
+        raise PianoError(ours[-1] if ours else f"tfx {' '.join(arguments[:2])}: {told}")
 
 
 @piano.command()

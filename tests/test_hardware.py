@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_training import Found, finished, start
+from tiny_training import Found, finished, free_ports, start
 
 from piano_tf import hardware
 from piano_tf.errors import ConfigError
@@ -32,14 +31,6 @@ def test_three_devices_learn_what_one_does(alone, log_dir, tmp_path: Path) -> No
     output = tmp_path / "found.npz"
     found = finished(start(log_dir, output, "--cpus", "3"), output)
     assert_same(found, alone, replicas=3)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def test_two_workers_learn_what_one_does(alone, log_dir, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -41,3 +42,12 @@ def finished(process: subprocess.Popen[str], output: Path) -> Found:
     assert process.returncode == 0, said
     with np.load(output) as found:
         return dict(found)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, for workers to meet at."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

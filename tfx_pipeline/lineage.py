@@ -36,22 +36,22 @@ def require_complete(config: PipelineConfig) -> None:
     TFX's local runner raises when a stage's work fails, but goes on when its inputs cannot be
     found.
     """
-    store = _store(config)
+    store = open_store(config)
     for execution in store.get_executions_by_context(_newest_run(store).id):
         if execution.last_known_state not in _DONE:
             state = mlmd.Execution.State.Name(execution.last_known_state)
-            stage = _stage(store, execution)
+            stage = stage_of(store, execution)
             raise PianoError(f"{stage}: ended as {state} (the full log is {config.run_log})")
 
 
 def read_lineage(config: PipelineConfig) -> Lineage:
     """Of the newest run."""
-    store = _store(config)
+    store = open_store(config)
     run = _newest_run(store)
     outputs: dict[tuple[str, str], mlmd.Artifact] = {}
     baseline, worked = None, set()
     for execution in sorted(store.get_executions_by_context(run.id), key=lambda one: one.id):
-        stage = _stage(store, execution)
+        stage = stage_of(store, execution)
         if execution.last_known_state == mlmd.Execution.COMPLETE:
             worked.add(stage)
         events = store.get_events_by_execution_ids([execution.id])
@@ -64,7 +64,8 @@ def read_lineage(config: PipelineConfig) -> Lineage:
     return Lineage(run.name, outputs, frozenset(worked), baseline)
 
 
-def _store(config: PipelineConfig) -> metadata_store.MetadataStore:
+def open_store(config: PipelineConfig) -> metadata_store.MetadataStore:
+    """ML Metadata of all runs."""
     connection = mlmd.ConnectionConfig()
     connection.sqlite.filename_uri = str(config.metadata)
     return metadata_store.MetadataStore(connection)
@@ -74,7 +75,8 @@ def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
     return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
 
 
-def _stage(store: metadata_store.MetadataStore, execution: mlmd.Execution) -> str:
+def stage_of(store: metadata_store.MetadataStore, execution: mlmd.Execution) -> str:
+    """The stage whose work an execution is."""
     (name,) = (
         context.name
         for context in store.get_contexts_by_execution(execution.id)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
+from pathlib import Path
 
 from rich.console import Console
 
+from piano_tf.disk import full_disk
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.progress import quiet
@@ -32,12 +35,7 @@ def run(config: PipelineConfig) -> None:
         except Exception as error:
             logging.exception("the run stopped")
             lines.fail()
-            reason = str(error)
-            if not isinstance(error, PianoError):
-                # Of TensorFlow's and Beam's long stories the last line says what happened.
-                last = reason.strip().splitlines()[-1].strip() if reason.strip() else "no message"
-                reason = f"{type(error).__name__}: {last} (the full log is {config.run_log})"
-            raise PianoError(f"{lines.stage or 'pipeline'}: {reason}") from error
+            raise PianoError(f"{lines.stage or 'pipeline'}: {_reason(error, config)}") from error
         # `tfx pipeline create` reads this file with a runner that runs nothing.
         if not lines.finished:
             return
@@ -47,10 +45,30 @@ def run(config: PipelineConfig) -> None:
 
         require_complete(config)
         summary = read_summary(config)
-        card = write_card(config, summary)
+        try:
+            card = write_card(config, summary)
+        except OSError as error:
+            raise PianoError(f"model card: {_reason(error, config)}") from error
     console = Console()
     summary.print(console)
     console.print(f"model card: {card}", highlight=False, soft_wrap=True)
+
+
+def _reason(error: Exception, config: PipelineConfig) -> str:
+    """Why a run stopped, in one sentence."""
+    if (full := full_disk(error, _written(config))) is not None:
+        return f"{full}; the same command goes on once there is room"
+    if isinstance(error, PianoError):
+        return str(error)
+    # Of TensorFlow's and Beam's long stories the last line says what happened.
+    told = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {told[-1].strip()} (the full log is {config.run_log})"
+
+
+def _written(config: PipelineConfig) -> list[Path]:
+    """Folders that a run writes to; any may be a disk of its own."""
+    stages = [*config.artifacts.glob("*")]
+    return [config.home, *stages, config.checkpoints, config.pushed, Path(tempfile.gettempdir())]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from absl import logging as absl_logging
 from rich.console import Console
@@ -80,23 +81,36 @@ def quiet(run_log: Path) -> Iterator[StageLines]:
     terminal, errors = os.dup(1), os.dup(2)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    with open(run_log, "w") as file, os.fdopen(terminal, "w") as person:
+    with _written_by_lines(run_log) as file, os.fdopen(terminal, "w") as person:
         # C++ libraries write to the descriptors themselves, past Python's streams.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         lines = StageLines(Console(file=person, soft_wrap=True))
-        root.handlers = [logging.StreamHandler(sys.stderr), lines]
+        root.handlers = [logging.StreamHandler(file), lines]
         root.setLevel(logging.INFO)
         absl_logging.set_verbosity(absl_logging.INFO)
         try:
-            with warnings.catch_warnings():
+            with (
+                contextlib.redirect_stdout(file),
+                contextlib.redirect_stderr(file),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")
                 yield lines
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
             root.handlers, root.level = handlers, level
             person.flush()
             os.dup2(person.fileno(), 1)
             os.dup2(errors, 2)
             os.close(errors)
+
+
+@contextlib.contextmanager
+def _written_by_lines(path: Path) -> Iterator[TextIO]:
+    """A file to write; what no longer fits on a full disk is lost, and nothing else for it."""
+    file = open(path, "w", buffering=1)  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()

@@ -145,7 +145,10 @@ def _checkpoints(
     for other in folder.glob("*") if is_chief(strategy) else ():
         if other.name != name:  # of a run that was killed, and then not wanted any more
             shutil.rmtree(other)
-    return Checkpoints(folder / name, name)
+    checkpoints = Checkpoints(folder / name, name)
+    if (position := checkpoints.position()) is not None:
+        NEWS.info("going on after step %d of epoch %d", position.step, position.epoch + 1)
+    return checkpoints
 
 
 def _tell(epoch: int, logs: Mapping[str, float]) -> None:

@@ -26,7 +26,8 @@ class Setting(NamedTuple):
     Attributes:
       policy: Keras's precision policy.
       xla: Whether it is compiled.
-      tolerance: Of logits, which are of size 1: bfloat16 has 8 bits, and rounds at every layer.
+      tolerance: Of logits, which are of size 1: bfloat16 has 8 bits, float16 11, and
+        both round at every layer.
     """
 
     policy: str | None
@@ -38,6 +39,8 @@ SETTINGS = [
     Setting(None, True, 1e-4),
     Setting("mixed_bfloat16", False, 0.02),
     Setting("mixed_bfloat16", True, 0.02),
+    Setting("mixed_float16", False, 0.003),
+    Setting("mixed_float16", True, 0.003),
 ]
 
 

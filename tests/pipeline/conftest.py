@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_run import CONFIG, THRESHOLDS, WORLD, Run, piano, written
+from pipeline_run import CONFIG, THRESHOLDS, WORLD, Run, piano, run_pipeline, written
 
 from piano_tf.config import Config
 
@@ -31,8 +31,6 @@ def first_run(logs: Path) -> Run:
     home = logs.parent / "home"
     config = written(logs.parent / "config.json", CONFIG)
     thresholds = written(logs.parent / "thresholds.json", THRESHOLDS)
-    done = piano(
-        "pipeline", "--logs", logs, "--home", home, "--config", config, "--thresholds", thresholds
-    )
+    done = run_pipeline(logs, home, config=config, thresholds=thresholds)
     assert done.returncode == 0, done.stdout + done.stderr
     return Run(logs, home, Config.model_validate(CONFIG), done.stdout)

@@ -89,3 +89,23 @@ def flip_labels(rows: Rows) -> None:
     for row in rows:
         row["click"] = [1 - click for click in row["click"]]
         row["conversion"] = [0] * len(row["click"])
+
+
+def renamed(lists: pa.Table) -> pa.Table:
+    """A column has another name."""
+    names = ["item_genres" if name == "item_genre" else name for name in lists.column_names]
+    return lists.rename_columns(names)
+
+
+def retyped(lists: pa.Table) -> pa.Table:
+    """A column of numbers is one of text."""
+    texts = [[str(one) for one in row] for row in lists["item_age"].to_pylist()]
+    place = lists.column_names.index("item_age")
+    return lists.set_column(place, "item_age", pa.array(texts, pa.list_(pa.string())))
+
+
+def cut_off(log_dir: Path, split: str) -> Path:
+    """Takes the end of a file away; returns the file."""
+    file = split_files(log_dir, split)[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    return file

@@ -45,6 +45,25 @@ def piano(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_pipeline(
+    logs: Path,
+    home: Path,
+    *options: str,
+    config: Path | None = None,
+    thresholds: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs `piano pipeline`.
+
+    Args:
+      logs, home: Its folders.
+      *options: Further ones.
+      config, thresholds: Its files.
+    """
+    files = {"logs": logs, "home": home, "config": config, "thresholds": thresholds}
+    named = [(f"--{name}", path) for name, path in files.items() if path is not None]
+    return piano("pipeline", *(word for pair in named for word in pair), *options)
+
+
 def written(path: Path, value: dict) -> Path:
     """A JSON file."""
     path.write_text(json.dumps(value))

@@ -1,15 +1,16 @@
-"""Three days in a row, through the commands: each run goes on from the one before."""
+"""Three days in a row, through the commands: each run goes on from the one before, or need not."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from log_statistics import flip_labels, spoilt
-from pipeline_run import CONFIG, THRESHOLDS, WORLD, piano, written
+from pipeline_run import CONFIG, THRESHOLDS, WORLD, piano, run_pipeline, written
 
 from piano_tf.data.days import days_in
 from piano_tf.errors import ConfigError
@@ -54,22 +55,20 @@ class Daily:
         lenient = {**THRESHOLDS, "undecided": "bless", "largest_slice_loss": 1.0}
         # The world is new: histories are much longer on its second day than on its first.
         lenient["data"] = {"drift": {"history_length": 10.0}, "skew": {"history_length": 10.0}}
+        self._folders = {"logs": home / "days", "home": home / "run"}
         self._files = {
-            "logs": home / "days",
-            "home": home / "run",
             "config": written(home / "config.json", CONFIG),
             "thresholds": written(home / "thresholds.json", {**lenient, "calibration": 100.0}),
         }
-        self.config = PipelineConfig.from_environment(environment(**self._files))
+        self.config = PipelineConfig.from_environment(environment(**self._folders, **self._files))
 
     def put(self, log: Path, day: dt.date) -> None:
-        place = self._files["logs"] / day.isoformat()
+        place = self._folders["logs"] / day.isoformat()
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(log, place)
 
     def run(self, *options: str):
-        named = [word for name, path in self._files.items() for word in (f"--{name}", path)]
-        return piano("pipeline", *named, *options)
+        return run_pipeline(*self._folders.values(), *options, **self._files)
 
     @property
     def served(self) -> Path | None:
@@ -79,6 +78,11 @@ class Daily:
 
 def vocabulary(model: Path, name: str = "query") -> set[bytes]:
     return {*Earlier.load(model).vocabularies[name]}
+
+
+def started_from(printed: str) -> Path:
+    """The model that a run says it started from."""
+    return Path(re.search(r"a warm start from (\S+) \(new ids", printed)[1])
 
 
 def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
@@ -100,34 +104,46 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     daily.put(bad, second)
     done = daily.run()
     assert done.returncode == 1
-    assert "DataGate" in done.stderr
-    assert "'click'" in done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: DataGate: ")
+    assert "'click'" in sentence
     assert daily.served == monday
 
     # The day once more, mended.
     daily.put(every_day[second], second)
     done = daily.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"a warm start from {daily.config.artifacts}" in done.stdout
+    assert same_files(started_from(done.stdout), monday)
     assert "training on 2 days" in done.stdout
     assert "against the last blessed model" in done.stdout
     tuesday = daily.served
     assert tuesday != monday
     assert vocabulary(tuesday) > vocabulary(monday), "words of both days"
 
-    # A window of one day, and no warm start: on demand.
+    # And the next, which goes on in turn.
     daily.put(every_day[third], third)
+    done = daily.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "training on 3 days" in done.stdout
+    assert "against the last blessed model" in done.stdout
+    wednesday = daily.served
+    assert wednesday not in {monday, tuesday}
+    assert vocabulary(wednesday) >= vocabulary(tuesday)
+    assert same_files(started_from(done.stdout), tuesday)
+
+    # On demand: a window of one day, and no warm start.
     done = daily.run("--window", "1", "--from-scratch")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "from scratch" in done.stdout
+    assert "from scratch: there is no earlier model, or none is wanted" in done.stdout
     assert "training on 1 day" in done.stdout
-    wednesday = daily.served
-    assert not vocabulary(wednesday) >= vocabulary(tuesday), "words of one day alone"
+    assert "against the last blessed model" in done.stdout
+    again = daily.served
+    assert not vocabulary(again) >= vocabulary(tuesday), "words of one day alone"
 
     model = read_lineage(daily.config).outputs["Trainer", "Model"]
-    assert same_files(Path(model.uri) / "Format-Serving", wednesday)
-    assert len([*daily.config.pushed.iterdir()]) == 3
-    for version in (monday, tuesday, wednesday):
+    assert same_files(Path(model.uri) / "Format-Serving", again)
+    assert len([*daily.config.pushed.iterdir()]) == 4
+    for version in (monday, tuesday, wednesday, again):
         assert "serving_default" in tf.saved_model.load(str(version)).signatures
 
 

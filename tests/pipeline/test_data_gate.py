@@ -17,8 +17,11 @@ import pytest
 from google.protobuf import text_format
 from log_statistics import (
     Rows,
+    cut_off,
     findings,
     flip_labels,
+    renamed,
+    retyped,
     rewrite,
     shuffle_items,
     split_table,
@@ -28,7 +31,7 @@ from log_statistics import (
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from piano_tf.data import lastfm
-from piano_tf.data.logs import check_log, read_spec, split_files
+from piano_tf.data.logs import check_log, read_spec
 from piano_tf.errors import LogError
 from piano_tf.features import SPEC_FILE, SPLITS, FeatureSpec
 from piano_tf.simulation.logs import SPEC as SIMULATED
@@ -312,17 +315,6 @@ def test_a_schema_that_says_something_else_has_another_name(tmp_path: Path) -> N
 # --- the contract, before any statistic ---
 
 
-def renamed(table: pa.Table) -> pa.Table:
-    names = ["item_genres" if name == "item_genre" else name for name in table.column_names]
-    return table.rename_columns(names)
-
-
-def retyped(table: pa.Table) -> pa.Table:
-    texts = [[str(one) for one in row] for row in table["item_age"].to_pylist()]
-    place = table.column_names.index("item_age")
-    return table.set_column(place, "item_age", pa.array(texts, pa.list_(pa.string())))
-
-
 @pytest.mark.parametrize(
     ("change", "column", "told"),
     [
@@ -344,8 +336,7 @@ def test_a_schema_that_changed_is_named(
 
 def test_a_truncated_file_is_named(logs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(logs, tmp_path / "log"))
-    file = split_files(folder, "test")[0]
-    file.write_bytes(file.read_bytes()[:-100])
+    file = cut_off(folder, "test")
     with pytest.raises(LogError) as error:
         check_log(folder)
     assert str(error.value).startswith(f"{file}: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-from log_statistics import shuffle_items, spoilt
-from pipeline_run import CONFIG, THRESHOLDS, Run, piano, written
+from pipeline_run import CONFIG, THRESHOLDS, Run, piano, run_pipeline, written
+from tiny_training import free_ports
+from trainer_alone import Training, assert_same_models
 
 from piano_tf import NDCG, Encoder, FeatureSpec, ModelCard, ServingModule, dataset, export_model
+from piano_tf.config import Config
 from piano_tf.data.batches import raw_batches
 from piano_tf.data.logs import find_list, read_spec, split_files
 from piano_tf.features import LABELS, Axis
@@ -48,11 +49,6 @@ STAGES = (
 
 def versions(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "pushed").glob("*"))
-
-
-def files(home: Path, output: str) -> set[Path]:
-    """All files of a stage's output, of all runs."""
-    return {path for path in (home / "artifacts" / output).rglob("*") if path.is_file()}
 
 
 def card(printed: str) -> Path:
@@ -337,6 +333,44 @@ def test_the_commands_serve_and_rerank(first_run: Run, served: str) -> None:
     assert "p(any click)" in done.stdout
 
 
+# --- several workers ---
+
+
+def test_two_workers_export_what_one_exports(first_run: Run, tmp_path: Path) -> None:
+    """Each with half of every batch: to one process their batches are doubled. The chief writes."""
+    run = pipeline_config(first_run)
+    changed = {"name": "dnn", "dropout": 0.0, "width": 8}  # dropout is drawn by each for itself
+    config = Config.model_validate({**CONFIG, "model": {**CONFIG["model"], **changed}})
+    alone = Training(run, tmp_path / "one", tmp_path / "alone", config=config)
+    alone.finish()
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    workers = [
+        Training(
+            run,
+            tmp_path / "two",
+            tmp_path / f"worker-{index}",
+            config=config,
+            cluster={"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}},
+        )
+        for index in range(2)
+    ]
+    for worker in workers:
+        worker.finish()
+    chief, other = workers
+    assert not other.model.exists()
+    assert not (other.model.parent / "tensorboard").exists()
+    assert_same_models(chief.model, alone.model, tolerance=2e-4)
+
+    columns = raw(first_run.logs, read_spec(first_run.logs), rows=50)
+    answers = [
+        tf.saved_model.load(str(one.model)).signatures["serving_default"](**columns)
+        for one in (chief, alone)
+    ]
+    for name in ("score", "click", "conversion", "list_click", "list_conversion"):
+        np.testing.assert_allclose(*[one[name] for one in answers], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(*[one["order"] for one in answers])
+
+
 # These last, for they run the pipeline again.
 
 
@@ -346,11 +380,7 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     config = written(first_run.home.parent / "worse.json", untrained)
     strict = {**THRESHOLDS, "click_auc": 0.9999}
     thresholds = written(first_run.home.parent / "strict.json", strict)
-    done = piano(
-        "pipeline",
-        *("--logs", first_run.logs, "--home", first_run.home),
-        *("--config", config, "--thresholds", thresholds),
-    )
+    done = run_pipeline(first_run.logs, first_run.home, config=config, thresholds=thresholds)
     assert done.returncode == 0, done.stderr
     assert "not blessed" in done.stdout
     assert "below the last blessed model's" in done.stdout
@@ -375,11 +405,7 @@ def test_the_next_model_is_compared_blessed_and_pushed_once(first_run: Run) -> N
     config = written(first_run.home.parent / "other.json", other)
     trusting = {**THRESHOLDS, "largest_loss": 1.0, "largest_slice_loss": 1.0}
     thresholds = written(first_run.home.parent / "trusting.json", trusting)
-    done = piano(
-        "pipeline",
-        *("--logs", first_run.logs, "--home", first_run.home),
-        *("--config", config, "--thresholds", thresholds),
-    )
+    done = run_pipeline(first_run.logs, first_run.home, config=config, thresholds=thresholds)
     assert done.returncode == 0, done.stderr
     assert "✓ click NDCG@10 against the last blessed model: " in done.stdout
     assert "\nblessed\n" in done.stdout
@@ -389,48 +415,3 @@ def test_the_next_model_is_compared_blessed_and_pushed_once(first_run: Run) -> N
     assert summary.lineage.baseline is not None
     assert summary.lineage.baseline.id != summary.lineage.outputs["Trainer", "Model"].id
     assert f"Pushed as version {new}." in card(done.stdout).read_text()
-
-
-def test_a_bad_log_stops_the_run_with_one_sentence(first_run: Run, tmp_path: Path) -> None:
-    served, read = versions(first_run.home), files(first_run.home, "ExampleGen/examples")
-    bad = tmp_path / "bad"
-    shutil.copytree(first_run.logs, bad)
-    file = split_files(bad, "test")[0]
-    table = pq.read_table(file)
-    rows = table.to_pylist()
-    rows[7]["click"][0], rows[7]["conversion"][0] = 0, 1
-    pq.write_table(type(table).from_pylist(rows, schema=table.schema), file)
-
-    done = piano("pipeline", "--logs", bad, "--home", first_run.home)
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"error: ExampleGen: {file}, column 'conversion', row 7: "
-        "got 1 at position 0 where 'click' is 0, expected <= click\n"
-    )
-    assert files(first_run.home, "ExampleGen/examples") == read
-    assert versions(first_run.home) == served
-
-
-def test_a_poisoned_log_stops_the_run_before_training(first_run: Run, tmp_path: Path) -> None:
-    home, served = first_run.home, versions(first_run.home)
-    accepted = files(home, "DataGate/accepted")
-    bad = spoilt(first_run.logs, tmp_path / "log", "validation", shuffle_items)
-    done = piano("pipeline", "--logs", bad, "--home", home)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: DataGate: ")
-    assert len(done.stderr.splitlines()) == 1
-    page = home / "statistics.html"
-    assert f"(statistics: {page})" in done.stderr
-    assert "facets" in page.read_text()
-    # The table, a line per broken rule.
-    (line,) = [one for one in done.stdout.splitlines() if one.strip().startswith("item_artist")]
-    assert "validation" in line
-    assert "the same 'item_id'" in line
-    assert f"statistics: {page.as_uri()}" in done.stdout
-    assert "✓ ExampleValidator" in done.stdout
-    assert "✗ DataGate" in done.stdout
-    for later in ("Transform", "Trainer", "Evaluator", "Pusher"):
-        assert later not in done.stdout
-    assert versions(home) == served
-    # What was refused is not what the next run is held to.
-    assert files(home, "DataGate/accepted") == accepted

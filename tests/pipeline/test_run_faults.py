@@ -1,23 +1,43 @@
-"""What goes wrong around a run: kills. Poisoned logs: `test_data_gate.py`."""
+"""What goes wrong around a run: kills, a full disk, broken and poisoned logs.
+
+Each ends in a whole run, over a home with a served model. What of a log is found, and how it is
+told: `test_data_gate.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import pyarrow as pa
 import pytest
-from ml_metadata.metadata_store import MetadataStore
+from log_statistics import (
+    Rows,
+    cut_off,
+    flip_labels,
+    renamed,
+    retyped,
+    rewrite,
+    shuffle_items,
+    spoilt,
+)
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from pipeline_run import CONFIG, THRESHOLDS, piano, written
+from small_disk import SmallDisk
+from trainer_alone import Training, assert_same_models
 
 from tfx_pipeline.configs import PipelineConfig, environment
-from tfx_pipeline.lineage import read_lineage
+from tfx_pipeline.lineage import open_store, read_lineage, stage_of
 from tfx_pipeline.pushing import newest_version
 
 # They work for long enough to be met at work.
@@ -25,6 +45,9 @@ LONG = {"ExampleGen", "StatisticsGen", "Transform", "Trainer", "Evaluator"}
 LONG |= {"DataGate", "ModelGate", "ServingGate"}
 # They only look for what a run takes from earlier ones, each time.
 _RESOLVERS = {"last_accepted_data", "latest_blessed_model", "window"}
+_RUN = (sys.executable, "-m", "tfx_pipeline.local_runner")
+# What the next run is held to, and takes from earlier ones.
+_KEPT = ("ExampleGen/examples", "DataGate/accepted", "Trainer/model")
 _LOOK_S = 0.05  # how often the log of a run is looked at
 
 
@@ -53,7 +76,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def started(variables: dict[str, str]) -> Iterator[subprocess.Popen]:
     """A run, in a process group of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfx_pipeline.local_runner"],
+        _RUN,
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -79,65 +102,238 @@ def finished(run_log: Path) -> set[str]:
     return {*re.findall(r"Component (\S+) is finished\.", said(run_log))}
 
 
-def at_work(run_log: Path) -> str | None:
-    """The stage that is doing its work, and not only looking whether there is any."""
-    *_, last = said(run_log).rpartition("Component ")
+def at_work(config: PipelineConfig) -> str | None:
+    """The stage that is doing its work, and not only looking whether there is any.
+
+    Trainer is once it has written a checkpoint.
+    """
+    *_, last = said(config.run_log).rpartition("Component ")
     stage, _, text = last.partition(" is running.")
-    return stage if "Going to run a new execution" in text else None
+    if "Going to run a new execution" not in text:
+        return None
+    return stage if stage != "Trainer" or checkpoints(config) else None
+
+
+def checkpoints(config: PipelineConfig) -> list[Path]:
+    """In the order in which they were written."""
+    return sorted(config.checkpoints.glob("*/[0-9]*/state.json"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed:
+    """A run that was killed again and again, until it came to its end.
+
+    Attributes:
+      config: Its own.
+      stages: In which it was killed.
+      logs: Of each start, in order.
+      checkpoint: Epoch and step from which Trainer had to go on.
+    """
+
+    config: PipelineConfig
+    stages: list[str] = dataclasses.field(default_factory=list)
+    logs: list[str] = dataclasses.field(default_factory=list)
+    checkpoint: list[int] = dataclasses.field(default_factory=list)
 
 
 def killed_at_work(variables: dict[str, str], spared: set[str]) -> str | None:
     """Kills a run in the first stage that is not spared; its name, or None if the run ends."""
-    run_log = PipelineConfig.from_environment(variables).run_log
-    run_log.unlink(missing_ok=True)
+    config = PipelineConfig.from_environment(variables)
+    config.run_log.unlink(missing_ok=True)
     with started(variables) as process:
         while process.poll() is None:
-            if at_work(run_log) not in {None, *spared}:
+            if at_work(config) not in {None, *spared}:
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_S)
     if process.returncode == 0:
         return None
-    assert process.returncode == -signal.SIGKILL, said(run_log)[-3000:]
-    return at_work(run_log) or "between two stages"
+    assert process.returncode == -signal.SIGKILL, said(config.run_log)[-3000:]
+    return at_work(config) or "between two stages"
+
+
+@pytest.fixture(scope="module")
+def killed(variables: dict[str, str]) -> Killed:
+    """Killed in every stage that works for long enough, and over at last, with a model served."""
+    found = Killed(PipelineConfig.from_environment(variables))
+    spared: set[str] = set()
+    while (stage := killed_at_work(variables, spared)) is not None:
+        found.stages.append(stage)
+        found.logs.append(said(found.config.run_log))
+        if stage == "Trainer":
+            newest = json.loads(checkpoints(found.config)[-1].read_text())
+            found.checkpoint.extend(newest["position"])
+        # One that is over before the signal comes has been met as well as it can be.
+        spared |= {stage, *finished(found.config.run_log)}
+    found.logs.append(said(found.config.run_log))
+    return found
 
 
 def executions(config: PipelineConfig, state: int) -> list[str]:
     """The stages of all executions in a state, but for the resolvers'."""
-    connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(config.metadata)
-    store = MetadataStore(connection)
-    names = {one.id: one.name for one in store.get_contexts_by_type("node")}
+    store = open_store(config)
     stages = [
-        names[context.id].removeprefix("piano.")
-        for one in store.get_executions()
-        if one.last_known_state == state
-        for context in store.get_contexts_by_execution(one.id)
-        if context.id in names
+        stage_of(store, one) for one in store.get_executions() if one.last_known_state == state
     ]
     return [stage for stage in stages if stage not in _RESOLVERS]
 
 
-def test_killed_in_every_stage_a_run_finishes_and_pushes_one_model(
-    variables: dict[str, str],
-) -> None:
-    config = PipelineConfig.from_environment(variables)
-    spared: set[str] = set()
-    killed = []
-    while (stage := killed_at_work(variables, spared)) is not None:
-        killed.append(stage)
-        # One that is over before the signal comes has been met as well as it can be.
-        spared |= {stage, *finished(config.run_log)}
-    assert {*killed} >= LONG, killed
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, hidden ones too, byte for byte."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
+
+def test_killed_in_every_stage_a_run_finishes_and_pushes_one_model(killed: Killed) -> None:
+    config = killed.config
+    assert {*killed.stages} >= LONG, killed.stages
     done = executions(config, mlmd.Execution.COMPLETE)
     assert sorted(done) == sorted({*done}), "a finished stage is not repeated"
     assert {*done} >= LONG | {"Pusher"}
     assert [path.name for path in config.pushed.iterdir()] == [newest_version(config.pushed).name]
 
-    # And once more, with nothing changed: nothing is done, and nothing pushed.
-    before = read_lineage(config).outputs["Trainer", "Model"].id
-    assert killed_at_work(variables, {*done, *spared}) is None
-    assert sorted(executions(config, mlmd.Execution.COMPLETE)) == sorted(done)
-    assert read_lineage(config).outputs["Trainer", "Model"].id == before
-    assert len([*config.pushed.iterdir()]) == 1
+
+# --- in the middle of training ---
+
+
+def test_trainer_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_been_killed(
+    killed: Killed, tmp_path: Path
+) -> None:
+    epoch, step = killed.checkpoint
+    assert epoch == 0
+    assert 0 < step < 5, "five batches are an epoch"
+    (told,) = (log for log in killed.logs if "going on after step" in log)
+    assert f"going on after step {step} of epoch 1\n" in told
+
+    training = Training(killed.config, tmp_path, tmp_path / "straight")
+    assert "going on" not in training.finish()
+    resumed = Path(read_lineage(killed.config).outputs["Trainer", "Model"].uri) / "Format-Serving"
+    assert_same_models(resumed, training.model)
+
+
+# --- what a log may have wrong ---
+
+
+class Fault(NamedTuple):
+    """A log that someone has spoilt.
+
+    Attributes:
+      spoil: Makes it of a good one, in a folder; returns the file at fault, where one is.
+      stage: Which must refuse it.
+      told: What it must name.
+    """
+
+    spoil: Callable[[Path, Path], Path | None]
+    stage: str
+    told: str
+
+
+def changed(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path, Path], Path]:
+    def spoil(logs: Path, folder: Path) -> Path:
+        return rewrite(Path(shutil.copytree(logs, folder)), "validation", change)
+
+    return spoil
+
+
+def poisoned(split: str, change: Callable[[Rows], None]) -> Callable[[Path, Path], None]:
+    def spoil(logs: Path, folder: Path) -> None:
+        spoilt(logs, folder, split, change)
+
+    return spoil
+
+
+def truncated(logs: Path, folder: Path) -> Path:
+    return cut_off(Path(shutil.copytree(logs, folder)), "test")
+
+
+FAULTS = {
+    "truncated": Fault(truncated, "ExampleGen", "Parquet"),
+    "dropped": Fault(
+        changed(lambda lists: lists.drop(["item_genre"])), "ExampleGen", "column 'item_genre'"
+    ),
+    "renamed": Fault(changed(renamed), "ExampleGen", "column 'item_genres'"),
+    "retyped": Fault(changed(retyped), "ExampleGen", "column 'item_age'"),
+    "labels flipped": Fault(poisoned("train", flip_labels), "DataGate", "column 'click' in train"),
+    "ids shuffled": Fault(poisoned("validation", shuffle_items), "DataGate", "in validation"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_bad_log_is_refused_and_what_is_served_stays(
+    killed: Killed, variables: dict[str, str], tmp_path: Path, fault: Fault
+) -> None:
+    config = killed.config
+    served = content(config.pushed)
+    kept = {name: content(config.artifacts / name) for name in _KEPT}
+    file = fault.spoil(config.logs, tmp_path / "log")
+    done = subprocess.run(
+        _RUN,
+        env={**os.environ, **variables, **environment(logs=tmp_path / "log", home=config.home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f"error: {fault.stage}: {file or ''}")
+    assert fault.told in sentence
+    assert f"✗ {fault.stage}" in done.stdout
+    assert "Transform" not in done.stdout
+    if fault.stage == "DataGate":
+        page = config.statistics_page
+        assert f"(statistics: {page})" in sentence
+        assert f"statistics: {page.as_uri()}" in done.stdout
+        assert "facets" in page.read_text()
+        kept.pop("ExampleGen/examples")  # they were read, and refused
+    assert content(config.pushed) == served
+    assert {name: content(config.artifacts / name) for name in kept} == kept
+
+
+# --- a full disk ---
+
+
+def test_a_full_disk_stops_training_and_the_same_command_goes_on_with_room(
+    killed: Killed, variables: dict[str, str], tmp_path: Path
+) -> None:
+    config = killed.config
+    other = config.config.model_dump(mode="json")
+    other["training"]["seed"] = 1
+    asked = {**variables, "PIANO_CONFIG": str(written(tmp_path / "other.json", other))}
+    pushed = content(config.pushed)
+    with SmallDisk(config.home, room_kb=400) as disk:
+        done = disk.run(*_RUN, more=asked)
+        assert done.returncode == 1, done.stdout
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.startswith(
+            f"error: Trainer: no space left on the disk of {config.home}, to write "
+        )
+        assert sentence.endswith("; the same command goes on once there is room")
+        assert "✓ Transform" in done.stdout
+        assert "✗ Trainer" in done.stdout
+        disk.run("cp", "-a", config.pushed, tmp_path / "then")
+        assert content(tmp_path / "then") == pushed
+
+        disk.make_room()
+        done = disk.run(*_RUN, more=asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+        disk.run("cp", "-a", config.pushed, tmp_path / "now")
+    new = newest_version(tmp_path / "now")
+    assert f"pushed: {config.pushed / new.name}\n" in done.stdout
+    assert content(tmp_path / "now").items() > pushed.items()
+
+
+# The last, over all that the others left.
+
+
+def test_a_good_run_after_all_of_it_repeats_nothing(
+    killed: Killed, variables: dict[str, str]
+) -> None:
+    config = killed.config
+    served, done = content(config.pushed), executions(config, mlmd.Execution.COMPLETE)
+    assert killed_at_work(variables, {*done}) is None
+    again = read_lineage(config)
+    assert again.worked <= _RESOLVERS
+    assert content(config.pushed) == served
+    assert executions(config, mlmd.Execution.COMPLETE) == done
