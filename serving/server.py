@@ -6,6 +6,7 @@ It speaks TensorFlow Serving's own gRPC API, so that any client of the one works
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -13,29 +14,49 @@ from types import TracebackType
 import grpc
 
 from serving.api import ModelApi
-from serving.servable import Servable, ServingError, latest_version
+from serving.batching import Batches, BatchingOptions
+from serving.errors import ServingError
+from serving.limits import Limits
+from serving.metrics import Metrics
+from serving.running import OneByOne, Runner
+from serving.servable import Servable
+from serving.versions import Versions
+from serving.warmup import warm_up
 
-_THREADS = 8
-_OPTIONS = (
-    # Otherwise two servers may share a port, and each answers some of the calls.
-    ("grpc.so_reuseport", 0),
-    # A batch may exceed gRPC's 4 MiB; the real server sets no limit either.
-    ("grpc.max_receive_message_length", -1),
-)
+__all__ = ["ModelServer", "ServerOptions", "ServingError"]
+
+# For what is answered at once: health, status, and the refusal of one request too many.
+_SPARE_THREADS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """How a server serves.
+
+    Attributes:
+      poll_s: Seconds between two looks at the folder of versions; 0 looks once.
+      limits: Of what may be asked for.
+      batching: How requests of several clients share a run; None runs each by itself.
+    """
+
+    poll_s: float = 1.0
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    batching: BatchingOptions | None = None
 
 
 class ModelServer:
     """Serves the latest version of a pushed model over gRPC.
 
     Creating it loads the version; `start` takes the port and begins to answer. A version that is
-    pushed later is served by the next server: this one does not look again. As a context manager
-    it starts on entering and stops on leaving.
+    pushed later takes over once it is loaded. As a context manager it starts on entering and stops
+    on leaving.
 
     Args:
       model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
       model_name: The name that requests must carry.
       host: The address to listen on; the default can be reached from this machine alone.
       port: The port to listen on; 0 takes any free one.
+      options: How it serves.
 
     Raises:
       ServingError: There is no version that can be loaded, or no such port.
@@ -47,15 +68,45 @@ class ModelServer:
         model_name: str = "piano",
         host: str = "127.0.0.1",
         port: int = 8500,
+        options: ServerOptions = ServerOptions(),
     ) -> None:
         if not 0 <= port <= 65535:
             raise ServingError(f"port {port} does not exist: a port is a number from 0 to 65535")
         self._host = host
         self._port = port
-        self._servable = Servable(*latest_version(model_dir))
-        self._threads = ThreadPoolExecutor(_THREADS)
-        self._server = grpc.server(self._threads, options=_OPTIONS)
-        self._server.add_generic_rpc_handlers(ModelApi(model_name, self._servable).handlers())
+        self._options = options
+        limits = options.limits
+        metrics = Metrics(model_name)
+
+        def load(version: int, folder: Path) -> Servable:
+            servable = Servable(version, folder)
+            try:
+                warm_up(servable, folder, limits)
+            except BaseException:
+                servable.close()
+                raise
+            return servable
+
+        self.versions = Versions(model_dir, load, metrics.version)
+        self.versions.open()
+        self._runner: Runner = (
+            OneByOne(metrics)
+            if options.batching is None
+            else Batches(options.batching, metrics, limits.pairs)
+        )
+        self._api = ModelApi(model_name, self.versions, self._runner, limits, metrics)
+        self._threads = ThreadPoolExecutor(limits.concurrency + _SPARE_THREADS)
+        self._server = grpc.server(
+            self._threads,
+            options=(
+                # Otherwise two servers may share a port, and each answers some of the calls.
+                ("grpc.so_reuseport", 0),
+                # A little above the limit is refused by us, who can name it; the rest by gRPC.
+                ("grpc.max_receive_message_length", min(2 * limits.message_bytes, 2**31 - 1)),
+                ("grpc.max_send_message_length", -1),
+            ),
+        )
+        self._server.add_generic_rpc_handlers(self._api.handlers())
 
     @property
     def address(self) -> str:
@@ -65,7 +116,10 @@ class ModelServer:
     @property
     def version(self) -> int:
         """The version that is served."""
-        return self._servable.version
+        current = self.versions.current
+        if current is None:
+            raise ServingError("no version is served: the model folder has been emptied")
+        return current
 
     def start(self) -> None:
         """Begins to answer, on threads of its own; returns at once.
@@ -82,6 +136,8 @@ class ModelServer:
                 "machine"
             ) from error
         self._server.start()
+        if self._options.poll_s:
+            self.versions.watch(self._options.poll_s)
 
     def wait(self) -> None:
         """Blocks until the server stops, for a program that does nothing but serve."""
@@ -96,7 +152,8 @@ class ModelServer:
         self._server.stop(grace).wait()
         # A cancelled call may still be in the model, which must not be closed under it.
         self._threads.shutdown()
-        self._servable.close()
+        self._runner.close()
+        self.versions.close()
 
     def __enter__(self) -> ModelServer:
         self.start()
