@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -170,6 +171,17 @@ class Batches:
         assert task.outputs is not None
         return task.outputs
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait to be run."""
+        with self._changed:
+            return sum(len(queue) for queue in self._waiting.values())
+
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits for something to become true of what waits; says whether it did in time."""
+        with self._changed:
+            return self._changed.wait_for(holds, timeout_s)
+
     def close(self) -> None:
         """Runs what still waits and ends the threads."""
         with self._changed:
@@ -189,7 +201,7 @@ class Batches:
                     f"{self._options.most_waiting} batches are waiting",
                 )
             queue.append(task)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _drop(self, key: object, task: _Task) -> None:
         queue = self._waiting[key]
@@ -240,7 +252,7 @@ class Batches:
         if left:
             self._waiting[key] = left
             # Another thread may begin with these at once.
-            self._changed.notify()
+            self._changed.notify_all()
         else:
             del self._waiting[key]
         return taken
