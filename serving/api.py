@@ -112,6 +112,10 @@ class ModelApi:
             with self.leased(request.model_spec) as servable:
                 return self.run(servable, request, call)
 
+    def drain(self, seconds: float) -> None:
+        """Refuses new requests as UNAVAILABLE, and waits so long for those in progress."""
+        self._admit.close(seconds)
+
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
         """Holds one of the places of requests in progress.
@@ -251,10 +255,15 @@ class ModelApi:
                 f"the {name} has {len(received)} bytes, expected at most "
                 f"{self._limits.message_bytes}"
             )
+        request = request_type()
         try:
-            return request_type.FromString(received)
+            # Of bytes that stop making sense, only a warning and the count would tell.
+            read = request.MergeFromString(received)
         except DecodeError as error:
             raise invalid_argument(f"the request is no {name}: {error}") from error
+        if read != len(received):
+            raise invalid_argument(f"the request is no {name}: byte {read} makes no sense")
+        return request
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -59,7 +59,7 @@ def late() -> Refusal:
 
 
 class Admission:
-    """Lets in so many calls at a time.
+    """Lets in so many calls at a time, and none once it is closed.
 
     Args:
       most: How many.
@@ -67,16 +67,30 @@ class Admission:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._free = threading.Semaphore(most)
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         """Holds a place for the call; raises a `Refusal` if there is none."""
-        if not self._free.acquire(blocking=False):
-            raise exhausted(
-                f"{self._most} requests are in progress, which is the most there may be"
-            )
+        with self._changed:
+            if self._closed:
+                raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+            if self._inside >= self._most:
+                raise exhausted(
+                    f"{self._most} requests are in progress, which is the most there may be"
+                )
+            self._inside += 1
         try:
             yield
         finally:
-            self._free.release()
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Lets nobody in any more, and waits so long for those who are inside."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside, seconds)

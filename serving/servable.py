@@ -80,6 +80,15 @@ class Servable:
             raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
         self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def
 
+    def signature(self, name: str) -> SignatureDef:
+        """Finds a signature; raises a `Refusal` if there is none of that name."""
+        if name not in self.signatures:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f'Serving signature key "{name}" not found.',
+            )
+        return self.signatures[name]
+
     def prepare(
         self,
         signature_name: str,
@@ -101,12 +110,7 @@ class Servable:
         Raises:
           Refusal: The request does not fit the signature or the limits.
         """
-        if signature_name not in self.signatures:
-            raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f'Serving signature key "{signature_name}" not found.',
-            )
-        signature = self.signatures[signature_name]
+        signature = self.signature(signature_name)
         given = _given(signature, inputs)
         shapes = {name: shape_of(name, given[name], signature.inputs[name]) for name in given}
         about_lists = is_about_lists(signature)

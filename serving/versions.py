@@ -71,14 +71,14 @@ class Versions:
     Args:
       model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
       load: Loads and warms up a version; raises `ServingError` if it cannot be served.
-      observe: Told of each version that was loaded (True) or refused (False).
+      observe: Told of each change of a version's state, once it has happened.
     """
 
     def __init__(
         self,
         model_dir: str | Path,
         load: Callable[[int, Path], Servable],
-        observe: Callable[[int, bool], None] = lambda version, loaded: None,
+        observe: Callable[[VersionState], None] = lambda state: None,
     ) -> None:
         self._folder = Path(model_dir)
         self._load = load
@@ -244,26 +244,23 @@ class Versions:
             _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
             self._refused[version] = files
             self._note(VersionState(version, ModelVersionStatus.END, reason))
-            self._observe(version, False)
             return False
         self._refused.pop(version, None)
         self._replace(servable)
-        self._observe(version, True)
         _log.info("version %d is served", version)
         return True
 
     def _replace(self, servable: Servable | None) -> None:
         """Sends new calls to a version, and the old one away."""
+        changes = []
         with self._changed:
-            if self._current is not None:
-                old = self._current.servable.version
-                self._leaving.append(self._current)
-                self._states[old] = VersionState(old, ModelVersionStatus.UNLOADING)
-            self._current = _Loaded(servable) if servable else None
+            old, self._current = self._current, _Loaded(servable) if servable else None
             if servable is not None:
-                available = VersionState(servable.version, ModelVersionStatus.AVAILABLE)
-                self._states[servable.version] = available
-            self._changed.notify_all()
+                changes.append(VersionState(servable.version, ModelVersionStatus.AVAILABLE))
+            if old is not None:
+                self._leaving.append(old)
+                changes.append(VersionState(old.servable.version, ModelVersionStatus.UNLOADING))
+            self._note(*changes)
 
     def _reap(self) -> None:
         """Closes the versions that no call is in any more."""
@@ -280,9 +277,11 @@ class Versions:
             del done, one
             gc.collect()
 
-    def _note(self, state: VersionState) -> None:
+    def _note(self, *changes: VersionState) -> None:
         with self._changed:
-            self._states[state.version] = state
+            for state in changes:
+                self._states[state.version] = state
+                self._observe(state)
             self._changed.notify_all()
 
 
