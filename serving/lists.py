@@ -1,8 +1,7 @@
 """Signatures about search lists: which tensors belong together, and how long they may be.
 
-The names of the columns say it: every input of rank 2 has one value per candidate, or one per past
-action if its name begins with `history_`; every input of rank 1 has one value per list. Outputs of
-rank 2 have one value per candidate.
+Their names say it, of inputs and of outputs: a tensor of rank 2 has one value per candidate, or one
+per past action if its name begins with `history_`; a tensor of rank 1 has one value per list.
 """
 
 from __future__ import annotations

@@ -48,30 +48,34 @@ def split(outputs: Arrays, requests: Sequence[Arrays]) -> list[Arrays]:
     """Cuts the outputs back to each request's own lists and their own width.
 
     Args:
-      outputs: [rows] or [rows, longest N].
+      outputs: [rows], [rows, longest N] or, by their names, [rows, longest H].
       requests: As they were merged.
 
     Returns:
-      As many dicts of [B_i] or [B_i, N_i].
+      As many dicts of [B_i], [B_i, N_i] or [B_i, H_i].
 
     Raises:
-      RuntimeError: An output is not one value per list or per candidate.
+      RuntimeError: An output is not one value per list, candidate or past action.
     """
-    rows = sum(len(request[ITEMS]) for request in requests)
-    longest = max(request[ITEMS].shape[1] for request in requests)
+    sizes = [size(request) for request in requests]
+    rows = sum(lists for lists, _, _ in sizes)
+    longest = {False: max(one[1] for one in sizes), True: max(one[2] for one in sizes)}
     for name, values in outputs.items():
-        if len(values) < rows or (values.ndim == 2 and values.shape[1] != longest):
+        width = longest[is_of_history(name)]
+        if len(values) < rows or (values.ndim == 2 and values.shape[1] != width):
             raise RuntimeError(
                 f"output {name} has shape {values.shape}, expected one value for each of "
-                f"{rows} lists, or of {longest} candidates: it cannot be batched"
+                f"{rows} lists, or of {width} in each: it cannot be batched"
             )
     parts = []
     begin = 0
-    for request in requests:
-        end = begin + len(request[ITEMS])
-        width = request[ITEMS].shape[1]
+    for lists, items, history in sizes:
+        end = begin + lists
         parts.append(
-            {name: _cut(name, values[begin:end], width) for name, values in outputs.items()}
+            {
+                name: _cut(name, values[begin:end], history if is_of_history(name) else items)
+                for name, values in outputs.items()
+            }
         )
         begin = end
     return parts

@@ -41,6 +41,7 @@ class AddingModel(tf.Module):
             "order": tf.argsort(tf.where(real, -score, np.inf), stable=True),
             "list_click": tf.reduce_sum(tf.where(real, score, 0), axis=1),
             "list_id": tf.identity(columns["list_id"]),
+            "history_attention": past / (1 + columns["history_age"]),
         }
 
 
@@ -100,6 +101,7 @@ def expected(given: dict[str, np.ndarray[Any, Any]], adds: float) -> dict[str, A
         "order": np.argsort(np.where(real, -score, np.inf), axis=1, kind="stable"),
         "list_click": np.where(real, score, 0).sum(axis=1),
         "list_id": np.array([name.encode() for name in given["list_id"]], object),
+        "history_attention": (given["history_item_id"] != "") / (1 + given["history_age"]),
     }
 
 
