@@ -4,7 +4,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SERVING = ["grpcio>=1.48,<1.66"]
+SERVING = [
+    "grpcio>=1.48,<1.66",
+    # The last of the two whose messages TensorFlow's protobuf can read.
+    "grpcio-health-checking==1.48.2",
+    "grpcio-reflection==1.48.2",
+    "prometheus-client>=0.20,<1",
+]
 PIPELINE = [
     "tfx==1.15.1",
     "apache-beam==2.65.0",
@@ -55,6 +61,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]==2.15.1"],
         "dev": [
             "bm25s>=0.3,<0.4",
+            "cryptography",
             "hypothesis>=6",
             "mypy>=2",
             "psutil>=5",

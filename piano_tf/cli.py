@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 import os
 import signal
 import subprocess
@@ -543,14 +544,73 @@ def _tfx(
 @click.option("--model-dir", type=_FOLDER, required=True, help="Folder of pushed versions.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8500, show_default=True, help="0 takes a free one.")
-def serve(model_dir: Path, host: str, port: int) -> None:
+@click.option("--rest-port", type=int, help="Also serve REST and metrics; 0 takes a free one.")
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Between two looks for a newer version; 0 looks once.",
+)
+@click.option("--batching", is_flag=True, help="Let requests of several clients share a run.")
+@click.option(
+    "--batching-parameters-file",
+    type=_FILE,
+    help="TensorFlow Serving's; implies --batching.",
+)
+@click.option("--ssl-config-file", type=_FILE, help="TensorFlow Serving's: encrypts gRPC.")
+@click.option("--max-message-bytes", type=int, help="Of one request.")
+@click.option("--max-list-length", type=int, help="Of a list, and of a history.")
+@click.option("--max-concurrency", type=int, help="Requests in progress, waiting ones included.")
+@click.option(
+    "--linger-seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="To answer on when told to stop, while health probes say NOT_SERVING.",
+)
+def serve(
+    model_dir: Path,
+    host: str,
+    port: int,
+    rest_port: int | None,
+    poll_seconds: float,
+    batching: bool,
+    batching_parameters_file: Path | None,
+    ssl_config_file: Path | None,
+    max_message_bytes: int | None,
+    max_list_length: int | None,
+    max_concurrency: int | None,
+    linger_seconds: float,
+) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
-    from serving.server import ModelServer, ServingError
+    from serving.batching import BatchingOptions
+    from serving.limits import Limits
+    from serving.server import ModelServer, ServerOptions, ServingError
+    from serving.tls import credentials
 
     _interrupt_on_signals()
+    _log_to_stderr("serving")
+    limits = {
+        "message_bytes": max_message_bytes,
+        "list_length": max_list_length,
+        "concurrency": max_concurrency,
+    }
     try:
-        with ModelServer(model_dir, host=host, port=port) as server:
+        options = ServerOptions(
+            poll_s=poll_seconds,
+            limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+            batching=BatchingOptions.read(batching_parameters_file)
+            if batching_parameters_file
+            else (BatchingOptions() if batching else None),
+            rest_port=rest_port,
+            tls=credentials(ssl_config_file) if ssl_config_file else None,
+            linger_s=linger_seconds,
+        )
+        with ModelServer(model_dir, host=host, port=port, options=options) as server:
             click.echo(f"serving piano version {server.version} on {server.address}")
+            if server.rest_address:
+                click.echo(f"REST and metrics on http://{server.rest_address}")
             server.wait()
     except ServingError as error:
         raise PianoError(str(error)) from error
@@ -597,6 +657,17 @@ def _progress() -> Progress:
         parts.TimeElapsedColumn(),
         parts.TimeRemainingColumn(),
     )
+
+
+def _log_to_stderr(name: str) -> None:
+    """Shows what the modules of a package have to say while a command runs."""
+    log = logging.getLogger(name)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    # TensorFlow gives the root a handler of its own, which would say everything again.
+    log.propagate = False
 
 
 def _interrupt_on_signals() -> None:

@@ -11,6 +11,7 @@ from piano_tf.masks import mask_of
 from piano_tf.models import Reranker
 
 Tensors = Mapping[str, tf.Tensor]
+_VALUED = (LIST_CLICK, LIST_CONVERSION)
 
 
 def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dict[str, tf.Tensor]:
@@ -28,19 +29,26 @@ def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dic
       `list_click` and `list_conversion` -> [B, N], differences of probabilities; 0 at padding.
     """
     mask = mask_of(batch, Axis.ITEM)
+    count = tf.shape(mask)[1]
     whole = model(batch, training=False)
     names = [c.name for c in features.columns(labels=False) if c.axis is Axis.ITEM]
-    lost: dict[str, list[tf.Tensor]] = {LIST_CLICK: [], LIST_CONVERSION: []}
-    for place in range(mask.shape[1] or 0):
+
+    def lost_without(place: tf.Tensor) -> tuple[tf.Tensor, ...]:
         fewer = dict(batch)
+        others = tf.concat([tf.range(place), tf.range(place + 1, count)], axis=0)
         for name in names:
             # Padding at the end keeps the width, and a list of one candidate a list.
-            rest = tf.concat([batch[name][:, :place], batch[name][:, place + 1 :]], axis=1)
+            rest = tf.gather(batch[name], others, axis=1)
             fewer[name] = tf.pad(rest, [[0, 0], [0, 1]])
         outputs = model(fewer, training=False)
-        for name, values in lost.items():
-            values.append(tf.sigmoid(whole[name]) - tf.sigmoid(outputs[name]))
+        return tuple(tf.sigmoid(whole[name]) - tf.sigmoid(outputs[name]) for name in _VALUED)
+
+    of_all = tf.map_fn(
+        lost_without,
+        tf.range(count),
+        fn_output_signature=tuple(tf.TensorSpec([None], tf.float32) for _ in _VALUED),
+    )
     return {
-        name: tf.where(mask, tf.stack(values, axis=1), 0.0) if values else tf.zeros(tf.shape(mask))
-        for name, values in lost.items()
+        name: tf.where(mask, tf.transpose(values), 0.0)
+        for name, values in zip(_VALUED, of_all, strict=True)
     }

@@ -10,10 +10,12 @@ import tensorflow as tf
 from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig
 from piano_tf.data.batches import raw_specs
 from piano_tf.errors import ConfigError, PianoError
+from piano_tf.explanation import leave_one_out
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
 from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_possible
+from piano_tf.models.piano import PIANO
 from piano_tf.rerank import order_of, score
 from piano_tf.warmup import write_warmup
 
@@ -61,9 +63,11 @@ class ServingModule(tf.Module):
         # for a reader that no server is.
         self.weights = model.variables
         self._model = lambda inputs: model(inputs, training=False)
+        self._lost = lambda batch: leave_one_out(model, batch, features)
         self.encode = encode
         self._features = features
         self._weights = weights
+        self._attention = model.attention if _attends(model) else None
         # One trace for both signatures, so that they cannot differ.
         self._predict = tf.function(self._answer, input_signature=[self._specs()])
 
@@ -74,6 +78,11 @@ class ServingModule(tf.Module):
         tf.Examples as `examples` [B]. Both return `score`, `click`, `conversion` [B, N]
         (probabilities; 0 and the lowest score at padding), `order` [B, N] (candidate indices, best
         first, padding last), `list_click` and `list_conversion` [B] (probabilities).
+
+        `explain` takes what `serving_default` does and adds `list_click_value` and
+        `list_conversion_value` [B, N], what the list's probabilities lose without each candidate (a
+        pass of the model for each); of a model with QDIR also `history_attention` [B, H], the mean
+        of its heads, whose sum falls short of 1 by what went to no past query.
         """
 
         @tf.function
@@ -84,10 +93,15 @@ class ServingModule(tf.Module):
         def serve_examples(examples: tf.Tensor) -> Tensors:
             return self._predict(parse_examples(examples, self._features))
 
+        @tf.function
+        def explain(**columns: tf.Tensor) -> Tensors:
+            return {**self._predict(columns), **self._explanation(columns)}
+
         serialized = tf.TensorSpec([None], tf.string, name="examples")
         return {
             "serving_default": serving_default.get_concrete_function(**self._specs()),
             "serve_examples": serve_examples.get_concrete_function(examples=serialized),
+            "explain": explain.get_concrete_function(**self._specs()),
         }
 
     def _specs(self) -> dict[str, tf.TensorSpec]:
@@ -105,6 +119,20 @@ class ServingModule(tf.Module):
             "list_click": tf.sigmoid(outputs["list_click"]),
             "list_conversion": tf.sigmoid(outputs["list_conversion"]),
         }
+
+    def _explanation(self, columns: Tensors) -> dict[str, tf.Tensor]:
+        batch = self.encode(columns)
+        lost = self._lost(batch)
+        found = {f"{name}_value": values for name, values in lost.items()}
+        if self._attention is not None:
+            # Without the null slot, which stands first.
+            found["history_attention"] = tf.reduce_mean(self._attention(batch), axis=1)[:, 1:]
+        return found
+
+
+def _attends(model: Reranker) -> bool:
+    """Whether a model has an attention over past queries to tell of."""
+    return isinstance(model, PIANO) and model.config.piano.keys != "none"
 
 
 def require_exportable(config: ModelConfig) -> None:

@@ -1,19 +1,22 @@
-"""TensorFlow Serving's gRPC API over one loaded model: the same messages, checks and status codes.
+"""TensorFlow Serving's API over the versions of one model: the same messages, checks and codes.
 
 Predict, GetModelMetadata and GetModelStatus are answered; every other call is UNIMPLEMENTED.
-One check is stricter than the real server's: an input whose rank or static shape does not fit the
-signature is refused by name with INVALID_ARGUMENT, where the real server runs the model and lets an
-operation fail, or not.
+Checks are stricter than the real server's: an input whose rank or static shape does not fit the
+signature, or that contradicts another input, is refused by name with INVALID_ARGUMENT, where the
+real server runs the model and lets an operation fail, or not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -22,15 +25,20 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import (
 from tensorflow_serving.apis.get_model_status_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
-    ModelVersionStatus,
 )
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.status_pb2 import StatusProto
 
-from serving.servable import Refusal, Servable, invalid_argument
+from serving.call import Admission, Call
+from serving.errors import Refusal, exhausted, invalid_argument
+from serving.limits import Limits
+from serving.lists import ITEMS
+from serving.metrics import Metrics
+from serving.running import Runner
+from serving.servable import Servable
+from serving.versions import Versions
+from serving.warmup import DEFAULT_SIGNATURE
 
-_DEFAULT_SIGNATURE = "serving_default"
 _SIGNATURE_FIELD = "signature_def"
 _LONGEST_MESSAGE = 1024
 
@@ -42,12 +50,26 @@ class ModelApi:
 
     Args:
       model_name: The name that requests must carry.
-      servable: The only version there is: any other is not found, and no label is known.
+      versions: Its versions; no label is known.
+      runner: What runs the requests that pass every check.
+      limits: Of what may be asked for.
+      metrics: What is counted and timed.
     """
 
-    def __init__(self, model_name: str, servable: Servable) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        versions: Versions,
+        runner: Runner,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
         self._model_name = model_name
-        self._servable = servable
+        self._versions = versions
+        self._runner = runner
+        self._limits = limits
+        self._metrics = metrics
+        self._admit = Admission(limits.concurrency)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Returns the handlers to add to a gRPC server, which refuses what they do not name."""
@@ -55,30 +77,91 @@ class ModelApi:
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.PredictionService",
                 {
-                    "Predict": _handler(self.predict, PredictRequest),
-                    "GetModelMetadata": _handler(self.get_model_metadata, GetModelMetadataRequest),
+                    "Predict": self._handler(self._predict_counted, PredictRequest),
+                    "GetModelMetadata": self._handler(
+                        lambda request, call: self.get_model_metadata(request),
+                        GetModelMetadataRequest,
+                    ),
                 },
             ),
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.ModelService",
-                {"GetModelStatus": _handler(self.get_model_status, GetModelStatusRequest)},
+                {
+                    "GetModelStatus": self._handler(
+                        lambda request, call: self.get_model_status(request),
+                        GetModelStatusRequest,
+                    )
+                },
             ),
         )
 
-    def predict(self, request: PredictRequest) -> PredictResponse:
+    def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
         """Runs a signature, `serving_default` unless the request names another.
 
+        Args:
+          request: What to run.
+          call: Who waits for it.
+
         Raises:
-          Refusal: The request names what is not there, or does not fit the signature.
+          Refusal: The request names what is not there, does not fit the signature or the limits, or
+            nobody waits for it any more.
           tensorflow.errors.OpError: The model failed on the inputs.
         """
-        _require_model_spec(request)
-        servable = self._find(request.model_spec)
-        signature_name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
-        outputs = servable.predict(signature_name, request.inputs, request.output_filter)
-        return PredictResponse(
-            model_spec=self._echo(servable, signature_name=signature_name), outputs=outputs
-        )
+        with self.admitted():
+            require_model_spec(request)
+            with self.leased(request.model_spec) as servable:
+                return self.run(servable, request, call)
+
+    def drain(self, seconds: float) -> None:
+        """Refuses new requests as UNAVAILABLE, and waits so long for those in progress."""
+        self._admit.close(seconds)
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Holds one of the places of requests in progress.
+
+        Raises:
+          Refusal: None is free.
+        """
+        with self._admit(), self._metrics.in_progress():
+            yield
+
+    @contextlib.contextmanager
+    def leased(self, spec: ModelSpec) -> Iterator[Servable]:
+        """Keeps the version that a request names for as long as it is needed.
+
+        Raises:
+          Refusal: There is no such model or version.
+        """
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        if spec.HasField("version_label"):
+            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+        version = spec.version.value if spec.HasField("version") else None
+        with self._versions.lease(version) as servable:
+            if servable is None or spec.name != self._model_name:
+                wanted = (
+                    f"Latest({spec.name})"
+                    if version is None
+                    else f"Specific({spec.name}, {version})"
+                )
+                raise _not_found(f"Servable not found for request: {wanted}")
+            yield servable
+
+    def run(self, servable: Servable, request: PredictRequest, call: Call) -> PredictResponse:
+        """Runs a request on a version that is leased; see `predict`."""
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        with self._metrics.stage("decode"):
+            plan, arrays = servable.prepare(
+                signature_name, request.inputs, request.output_filter, self._limits
+            )
+        if plan.is_about_lists:
+            self._metrics.list_length(arrays[ITEMS].shape[1])
+        values = self._runner.run(plan, arrays, call)
+        with self._metrics.stage("encode"):
+            return PredictResponse(
+                model_spec=self._echo(servable, signature_name), outputs=plan.encode(values)
+            )
 
     def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         """Describes every signature of the model, packed under `signature_def`.
@@ -86,7 +169,7 @@ class ModelApi:
         Raises:
           Refusal: The request asks for no or for another field, or names what is not there.
         """
-        _require_model_spec(request)
+        require_model_spec(request)
         if not request.metadata_field:
             raise invalid_argument(
                 "GetModelMetadataRequest must specify at least one metadata_field"
@@ -94,81 +177,110 @@ class ModelApi:
         for field in request.metadata_field:
             if field != _SIGNATURE_FIELD:
                 raise invalid_argument(f"Metadata field {field} is not supported")
-        servable = self._find(request.model_spec)
-        response = GetModelMetadataResponse(model_spec=self._echo(servable))
-        response.metadata[_SIGNATURE_FIELD].Pack(SignatureDefMap(signature_def=servable.signatures))
+        with self.leased(request.model_spec) as servable:
+            response = GetModelMetadataResponse(model_spec=self._echo(servable))
+            signatures = SignatureDefMap(signature_def=servable.signatures)
+            response.metadata[_SIGNATURE_FIELD].Pack(signatures)
         return response
 
     def get_model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
-        """Says that the loaded version is available; a label is ignored, as in the real server.
+        """Says what became of each version; a label is ignored, as in the real server.
 
         Raises:
           Refusal: The request names another model or version.
         """
-        _require_model_spec(request)
+        require_model_spec(request)
         spec = request.model_spec
-        if spec.HasField("version") and not self._serves(spec):
-            raise _not_found(f"Could not find version {spec.version.value} of model {spec.name}")
-        if not self._serves(spec):
+        version = spec.version.value if spec.HasField("version") else None
+        states = self._versions.states() if spec.name == self._model_name else []
+        found = [state for state in states if version in (None, state.version)]
+        if not found and version is not None:
+            raise _not_found(f"Could not find version {version} of model {spec.name}")
+        if not found:
             raise _not_found(f"Could not find any versions of model {spec.name}")
-        status = ModelVersionStatus(
-            version=self._servable.version,
-            state=ModelVersionStatus.AVAILABLE,
-            status=StatusProto(),
-        )
-        return GetModelStatusResponse(model_version_status=[status])
+        return GetModelStatusResponse(model_version_status=[state.message() for state in found])
 
-    def _find(self, spec: ModelSpec) -> Servable:
-        if not spec.name:
-            raise invalid_argument("ModelSpec has no name specified.")
-        if spec.HasField("version_label"):
-            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-        if not self._serves(spec):
-            wanted = (
-                f"Specific({spec.name}, {spec.version.value})"
-                if spec.HasField("version")
-                else f"Latest({spec.name})"
-            )
-            raise _not_found(f"Servable not found for request: {wanted}")
-        return self._servable
+    def counted(self, model_name: str, call: Call, answer: Callable[[], Any]) -> Any:
+        """Answers, and counts the answer under its status.
 
-    def _serves(self, spec: ModelSpec) -> bool:
-        return spec.name == self._model_name and (
-            not spec.HasField("version") or spec.version.value == self._servable.version
-        )
+        Args:
+          model_name: As the request has it.
+          call: Who asks.
+          answer: What answers.
+        """
+        began = time.perf_counter()
+        status = grpc.StatusCode.OK.name
+        try:
+            return answer()
+        except Exception as error:
+            status = status_of(error)[0].name
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.request(model_name, status, call.entry, seconds)
+
+    def _predict_counted(self, request: PredictRequest, call: Call) -> PredictResponse:
+        name = request.model_spec.name
+        return self.counted(name, call, lambda: self.predict(request, call))
 
     def _echo(self, servable: Servable, signature_name: str = "") -> ModelSpec:
         spec = ModelSpec(name=self._model_name, signature_name=signature_name)
         spec.version.value = servable.version
         return spec
 
+    def _handler(
+        self, answer: Callable[[Any, Call], Any], request_type: Any
+    ) -> grpc.RpcMethodHandler:
+        """Makes a method of the API a gRPC handler: whatever is raised becomes a status."""
 
-def _handler(answer: Callable[[Any], Any], request_type: Any) -> grpc.RpcMethodHandler:
-    """Makes a method of the API a gRPC handler: whatever is raised becomes a status."""
+        def handle(received: bytes, context: grpc.ServicerContext) -> Any:
+            try:
+                call = Call.within("GRPC", context.time_remaining(), context.is_active)
+                return answer(self._parsed(received, request_type), call).SerializeToString()
+            except Exception as error:
+                code, message = status_of(error)
+                if code is grpc.StatusCode.INTERNAL:
+                    # The next request may be a good one: the server outlives a model's failure.
+                    _log.exception("a request failed")
+            context.abort(code, message)
 
-    def handle(request: Any, context: grpc.ServicerContext) -> Any:
+        # Requests are taken as bytes, since gRPC does not say what is wrong with those that are no
+        # message.
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _parsed(self, received: bytes, request_type: Any) -> Any:
+        name = request_type.DESCRIPTOR.name
+        if len(received) > self._limits.message_bytes:
+            raise exhausted(
+                f"the {name} has {len(received)} bytes, expected at most "
+                f"{self._limits.message_bytes}"
+            )
+        request = request_type()
         try:
-            return answer(request)
-        except Refusal as refusal:
-            code, message = refusal.code, str(refusal)
-        except tf.errors.InvalidArgumentError as error:
-            code, message = grpc.StatusCode.INVALID_ARGUMENT, error.message
-        except Exception as error:
-            # The next request may be a good one: the server outlives any failure of a model.
-            _log.exception("a request failed")
-            code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-        if len(message) > _LONGEST_MESSAGE:
-            message = f"{message[:_LONGEST_MESSAGE]}...TRUNCATED"
-        context.abort(code, message)
-
-    return grpc.unary_unary_rpc_method_handler(
-        handle,
-        request_deserializer=request_type.FromString,
-        response_serializer=lambda response: response.SerializeToString(),
-    )
+            # Of bytes that stop making sense, only a warning and the count would tell.
+            read = request.MergeFromString(received)
+        except DecodeError as error:
+            raise invalid_argument(f"the request is no {name}: {error}") from error
+        if read != len(received):
+            raise invalid_argument(f"the request is no {name}: byte {read} makes no sense")
+        return request
 
 
-def _require_model_spec(request: Any) -> None:
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status that a failure is answered with, and its message."""
+    if isinstance(error, Refusal):
+        code, message = error.code, str(error)
+    elif isinstance(error, tf.errors.InvalidArgumentError):
+        code, message = grpc.StatusCode.INVALID_ARGUMENT, error.message
+    else:
+        code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}...TRUNCATED"
+    return code, message
+
+
+def require_model_spec(request: Any) -> None:
+    """Raises a `Refusal` if a request names no model at all."""
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
 

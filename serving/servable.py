@@ -1,4 +1,4 @@
-"""One version of a model: found in its folder, loaded, and run by its signatures.
+"""One version of a model: loaded, and run by its signatures.
 
 A signature is run the way TensorFlow Serving runs it, by feeding and fetching the tensors that the
 SignatureDef names in a session, so that only the outputs asked for are computed.
@@ -6,84 +6,53 @@ SignatureDef names in a session, so that only the outputs asked for are computed
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import re
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-# The version travels as an int64, which holds any number of 18 digits.
-_VERSION = re.compile(r"[0-9]{1,18}")
+from serving.errors import Refusal, ServingError, exhausted, invalid_argument
+from serving.limits import Limits
+from serving.lists import check_shapes, check_values, is_about_lists
+from serving.signature_tensors import decode, encode, shape_of
 
-# Outputs travel in the typed fields of a TensorProto, as TensorFlow Serving sends them, since
-# clients may read `float_val` directly.
-_VALUE_FIELDS = {
-    types_pb2.DT_FLOAT: "float_val",
-    types_pb2.DT_DOUBLE: "double_val",
-    types_pb2.DT_INT32: "int_val",
-    types_pb2.DT_INT64: "int64_val",
-    types_pb2.DT_BOOL: "bool_val",
-    types_pb2.DT_STRING: "string_val",
-}
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-class ServingError(Exception):
-    """A model that cannot be served; the message says why in one sentence."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A signature with the outputs that were asked for: what can be run again and again.
 
-
-class Refusal(Exception):
-    """A request that is answered with an error status.
-
-    Args:
-      code: The gRPC status of the answer.
-      message: What was wrong with the request.
+    Attributes:
+      servable: What runs it.
+      signature_name: Of the signature.
+      signature: Its inputs and outputs.
+      outputs: Names of the outputs to compute.
+      is_about_lists: Whether its tensors are the columns of search lists.
+      run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
+        `tensorflow.errors.OpError` if the model fails on the inputs.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    servable: Servable
+    signature_name: str
+    signature: SignatureDef
+    outputs: tuple[str, ...]
+    is_about_lists: bool
+    run: Callable[[Arrays], Arrays]
 
-
-def invalid_argument(message: str) -> Refusal:
-    """Returns the commonest refusal, the one of a request that is itself at fault."""
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def latest_version(model_dir: str | Path) -> tuple[int, Path]:
-    """Finds the version to serve: the child folder named by the highest integer.
-
-    Args:
-      model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
-
-    Returns:
-      The version's number and its folder.
-
-    Raises:
-      ServingError: The folder is missing or holds no version, or the version no SavedModel.
-    """
-    folder = Path(model_dir)
-    if not folder.is_dir():
-        raise ServingError(f"the model folder {folder} does not exist")
-    versions = {
-        int(child.name): child
-        for child in folder.iterdir()
-        if _VERSION.fullmatch(child.name) and child.is_dir()
-    }
-    if not versions:
-        raise ServingError(
-            f"the model folder {folder} holds no version, that is no folder named by an integer"
-        )
-    version = max(versions)
-    if not (versions[version] / "saved_model.pb").is_file():
-        raise ServingError(f"the version folder {versions[version]} holds no saved_model.pb")
-    return version, versions[version]
+    def encode(self, values: Arrays) -> dict[str, TensorProto]:
+        """Turns the outputs into messages."""
+        return {
+            name: encode(values[name], self.signature.outputs[name].dtype) for name in self.outputs
+        }
 
 
 class Servable:
@@ -99,6 +68,9 @@ class Servable:
 
     def __init__(self, version: int, folder: Path) -> None:
         self.version = version
+        self._plans: dict[tuple[str, tuple[str, ...]], Plan] = {}
+        if not (folder / "saved_model.pb").is_file():
+            raise ServingError(f"the version folder {folder} holds no saved_model.pb")
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             meta_graph = _load(self._session, folder)
@@ -108,40 +80,79 @@ class Servable:
             raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
         self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def
 
-    def predict(
+    def signature(self, name: str) -> SignatureDef:
+        """Finds a signature; raises a `Refusal` if there is none of that name."""
+        if name not in self.signatures:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f'Serving signature key "{name}" not found.',
+            )
+        return self.signatures[name]
+
+    def prepare(
         self,
         signature_name: str,
         inputs: Mapping[str, TensorProto],
-        output_filter: Sequence[str] = (),
-    ) -> dict[str, TensorProto]:
-        """Runs one signature.
+        output_filter: Sequence[str],
+        limits: Limits,
+    ) -> tuple[Plan, Arrays]:
+        """Checks a request and decodes it; nothing is run yet.
 
         Args:
-          signature_name: Which one.
+          signature_name: Which signature to run.
           inputs: Its inputs by name; those that the signature has a default for may be left out.
           output_filter: Names of the outputs to compute; none means all.
+          limits: Of what may be asked for.
 
         Returns:
-          The outputs by name.
+          What to run, and its inputs.
 
         Raises:
-          Refusal: The request does not fit the signature.
-          tensorflow.errors.OpError: The model failed on the inputs.
+          Refusal: The request does not fit the signature or the limits.
         """
-        if signature_name not in self.signatures:
-            raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f'Serving signature key "{signature_name}" not found.',
-            )
+        signature = self.signature(signature_name)
+        given = _given(signature, inputs)
+        shapes = {name: shape_of(name, given[name], signature.inputs[name]) for name in given}
+        about_lists = is_about_lists(signature)
+        if about_lists:
+            check_shapes(shapes, limits)
+        for name, shape in shapes.items():
+            if math.prod(shape) > limits.values:
+                raise exhausted(
+                    f"input {name} has {math.prod(shape)} values, expected at most {limits.values}"
+                )
+        arrays = {name: decode(name, tensor) for name, tensor in given.items()}
+        if about_lists:
+            for name, array in arrays.items():
+                check_values(name, array)
+        outputs = _chosen(signature, output_filter)
+        return self._plan(signature_name, outputs), arrays
+
+    def _plan(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
+        key = (signature_name, outputs)
+        # Two threads may both make the plan of a first request, but one is kept.
+        if key not in self._plans:
+            self._plans.setdefault(key, self._made(signature_name, outputs))
+        return self._plans[key]
+
+    def _made(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
         signature = self.signatures[signature_name]
-        feeds = _feeds(signature, inputs)
-        fetches = _fetches(signature, output_filter)
-        values = self._session.run(fetches, feeds)
-        return {name: _encode(values[name], signature.outputs[name].dtype) for name in fetches}
+        inputs = tuple(signature.inputs)
+        # What is fed and fetched is worked out once, and not for every run.
+        call = self._session.make_callable(
+            [signature.outputs[name].name for name in outputs],
+            [signature.inputs[name].name for name in inputs],
+        )
+
+        def run(arrays: Arrays) -> Arrays:
+            return dict(zip(outputs, call(*(arrays[name] for name in inputs)), strict=True))
+
+        return Plan(self, signature_name, signature, outputs, is_about_lists(signature), run)
 
     def close(self) -> None:
         """Frees the model's memory; no signature can be run afterwards."""
         self._session.close()
+        self._plans.clear()
 
 
 def _load(session: tf.compat.v1.Session, folder: Path) -> Any:
@@ -157,8 +168,8 @@ def _load(session: tf.compat.v1.Session, folder: Path) -> Any:
         log.setLevel(level)
 
 
-def _feeds(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
-    """Decodes the inputs, keyed by the names of the graph's tensors."""
+def _given(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[str, TensorProto]:
+    """Every input of the signature: as it was sent, else its default."""
     extra = inputs.keys() - signature.inputs.keys()
     missing = signature.inputs.keys() - inputs.keys() - signature.defaults.keys()
     if extra or missing:
@@ -168,56 +179,23 @@ def _feeds(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[s
         )
     # Reading a protobuf map by a missing key would add the key: hence the explicit choice.
     return {
-        info.name: _decode(name, inputs[name] if name in inputs else signature.defaults[name], info)
-        for name, info in signature.inputs.items()
+        name: inputs[name] if name in inputs else signature.defaults[name]
+        for name in signature.inputs
     }
 
 
-def _fetches(signature: SignatureDef, output_filter: Sequence[str]) -> dict[str, str]:
-    """Chooses the outputs: their names, each with the name of the graph's tensor."""
-    fetches: dict[str, str] = {}
-    for name in output_filter or signature.outputs:
+def _chosen(signature: SignatureDef, output_filter: Sequence[str]) -> tuple[str, ...]:
+    """The names of the outputs to compute, in an order that does not depend on the request."""
+    for place, name in enumerate(output_filter):
         if name not in signature.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {name}. "
                 f"Outputs expected to be in the set {_names(signature.outputs)}."
             )
-        if name in fetches:
+        if name in output_filter[:place]:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
-        fetches[name] = signature.outputs[name].name
-    return fetches
-
-
-def _decode(name: str, tensor: TensorProto, info: TensorInfo) -> np.ndarray:
-    """Turns one input into an array, held to the dtype and the static shape of its signature."""
-    if tensor.dtype != info.dtype:
-        raise invalid_argument(
-            f"input {name} has dtype {_dtype(tensor.dtype)}, expected {_dtype(info.dtype)}"
-        )
-    expected = tf.TensorShape(info.tensor_shape)
-    try:
-        received = tf.TensorShape(tensor.tensor_shape)
-        if received.is_fully_defined() and expected.is_compatible_with(received):
-            return tf.make_ndarray(tensor)
-    except (TypeError, ValueError) as error:
-        raise invalid_argument(f"input {name} cannot be parsed: {error}") from error
-    raise invalid_argument(f"input {name} has shape {received}, expected {expected}")
-
-
-def _encode(value: Any, dtype: int) -> TensorProto:
-    """Turns one output, an array or a scalar, into its message."""
-    array = np.asarray(value, dtype=tf.as_dtype(dtype).as_numpy_dtype)
-    if dtype not in _VALUE_FIELDS:
-        return tf.make_tensor_proto(array)
-    tensor = TensorProto(dtype=dtype, tensor_shape=tf.TensorShape(array.shape).as_proto())
-    getattr(tensor, _VALUE_FIELDS[dtype]).extend(array.ravel().tolist())
-    return tensor
+    return tuple(sorted(output_filter or signature.outputs))
 
 
 def _names(names: Any) -> str:
     return f"{{{','.join(sorted(names))}}}"
-
-
-def _dtype(number: int) -> str:
-    # A client may send a number that the enum does not know.
-    return types_pb2.DataType.Name(number) if number in types_pb2.DataType.values() else str(number)

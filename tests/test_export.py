@@ -13,6 +13,7 @@ import tensorflow as tf
 from piano_tf.config import Config, ModelConfig, ScoreConfig
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import PianoError
+from piano_tf.explanation import leave_one_out
 from piano_tf.export import (
     CARD_FILE,
     ModelCard,
@@ -213,12 +214,29 @@ def test_the_query_is_read(predict, tiny) -> None:
     assert np.abs(one - other).max() > 0.01
 
 
+def test_explain_tells_what_the_library_does(
+    loaded, fitted, encoder: Encoder, predict, name: str, tiny, raw
+) -> None:
+    found = {k: v.numpy() for k, v in loaded(name)["explain"](**raw).items()}
+    for output, values in predict(raw).items():
+        np.testing.assert_allclose(found[output], values, **CLOSE)
+    model, batch = fitted(name).model, encoder(raw)
+    for output, values in leave_one_out(model, batch, tiny.spec).items():
+        np.testing.assert_allclose(found[f"{output}_value"], values, **CLOSE)
+        assert np.abs(values).max() > 1e-4
+    if name == "piano":
+        attention = model.attention(batch).numpy().mean(axis=1)[:, 1:]
+        np.testing.assert_allclose(found["history_attention"], attention, **CLOSE)
+        assert (found["history_attention"][raw["history_item_id"].numpy() == b""] == 0).all()
+        assert attention.max() > 0.01
+
+
 # --- how they are declared ---
 
 
 def test_signatures_take_the_columns_of_the_log_without_labels(loaded, name: str, tiny) -> None:
     signatures = loaded(name)
-    assert set(signatures) == {"serving_default", "serve_examples"}
+    assert set(signatures) == {"serving_default", "serve_examples", "explain"}
     inputs = signatures["serving_default"].structured_input_signature[1]
     assert set(inputs) == {column.name for column in tiny.spec.columns(labels=False)}
     for column in tiny.spec.columns(labels=False):
@@ -226,9 +244,12 @@ def test_signatures_take_the_columns_of_the_log_without_labels(loaded, name: str
         assert inputs[column.name].shape.as_list() == [None] * expected
     (examples,) = signatures["serve_examples"].structured_input_signature[1].values()
     assert examples == tf.TensorSpec([None], tf.string, name="examples")
-    assert signatures["serving_default"].structured_outputs.keys() == (
-        signatures["serve_examples"].structured_outputs.keys()
-    )
+    outputs = signatures["serving_default"].structured_outputs.keys()
+    assert signatures["serve_examples"].structured_outputs.keys() == outputs
+    assert signatures["explain"].structured_input_signature[1].keys() == inputs.keys()
+    explained = {"list_click_value", "list_conversion_value"}
+    explained |= {"history_attention"} if name == "piano" else set()
+    assert signatures["explain"].structured_outputs.keys() == outputs | explained
 
 
 def test_scalars_missing_from_an_example_are_0_or_empty(tiny) -> None:

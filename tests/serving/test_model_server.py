@@ -228,7 +228,7 @@ class TestRefusals:
             ),
             (
                 lambda inputs: inputs.update(item_popularity=np.zeros((2, 4), np.float32)),
-                "Incompatible shapes",
+                "input item_popularity has lists of 4, expected 3 as item_id has",
             ),
         ],
     )

@@ -1,0 +1,343 @@
+"""Malformed requests by the ten thousand: `python -m benchmarks.fuzz_server --requests 100000`.
+
+Starts `piano serve` on a pushed model and sends it good requests, good ones that were damaged, and
+noise, from several threads. The server must answer each in time with a status that names the fault,
+answer the good ones as it did at first, keep its memory, and stop when told to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.get_model_metadata_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    SignatureDefMap,
+)
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_METHODS = (_PREDICT,) * 8 + (_METADATA, _STATUS)
+# What a caller at fault may be told; anything else is the server's fault.
+EXPECTED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+PATIENCE_S = 60.0
+_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of the requests.
+
+    Attributes:
+      statuses: How many answers there were of each status.
+      faults: What should not have been.
+    """
+
+    statuses: Counter[str] = dataclasses.field(default_factory=Counter)
+    faults: list[str] = dataclasses.field(default_factory=list)
+
+
+class Fuzzer:
+    """Makes requests of a model about lists and judges the answers; of one thread.
+
+    Args:
+      channel: To the server.
+      seed: What is made depends on it alone.
+    """
+
+    def __init__(self, channel: grpc.Channel, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._calls = {name: channel.unary_unary(name) for name in {*_METHODS}}
+        request = GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = "piano"
+        answer = self._calls[_METADATA](request.SerializeToString(), timeout=PATIENCE_S)
+        signatures = SignatureDefMap()
+        GetModelMetadataResponse.FromString(answer).metadata["signature_def"].Unpack(signatures)
+        self._good = good_request(signatures.signature_def["serving_default"], seed)
+        self._answer = self._outputs(self._ask(_PREDICT, self._good.SerializeToString()))
+
+    def once(self, outcome: Outcome) -> None:
+        """Sends one request and notes what came of it."""
+        kind = self._random.random()
+        if kind < 0.1:
+            method, received = _PREDICT, self._good.SerializeToString()
+        elif kind < 0.8:
+            request = PredictRequest.FromString(self._good.SerializeToString())
+            for _ in range(self._random.choice([1, 1, 1, 2, 5])):
+                self._random.choice(_DAMAGES)(self._random, request)
+            method, received = _PREDICT, request.SerializeToString()
+        else:
+            method = self._random.choice(_METHODS)
+            received = _noise(self._random, self._good.SerializeToString())
+        try:
+            answer = self._ask(method, received)
+        except grpc.RpcError as error:
+            outcome.statuses[error.code().name] += 1
+            if kind < 0.1 or error.code() not in EXPECTED or not error.details():
+                outcome.faults.append(
+                    f"{error.code().name}: {error.details()!r} to {received!r:.500}"
+                )
+            return
+        outcome.statuses["OK"] += 1
+        if kind < 0.1 and not self._is_first_answer(answer):
+            outcome.faults.append("a good request was answered otherwise than at first")
+
+    def _ask(self, method: str, request: bytes) -> bytes:
+        return self._calls[method](request, timeout=PATIENCE_S)
+
+    def _outputs(self, answer: bytes) -> dict[str, np.ndarray[Any, Any]]:
+        response = PredictResponse.FromString(answer)
+        return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+    def _is_first_answer(self, answer: bytes) -> bool:
+        outputs = self._outputs(answer)
+        return outputs.keys() == self._answer.keys() and all(
+            np.allclose(outputs[name], self._answer[name], atol=_TOLERANCE)
+            for name in outputs
+            if outputs[name].dtype.kind == "f"
+        )
+
+
+def good_request(signature: SignatureDef, seed: int) -> PredictRequest:
+    """A request of two lists, one of them with padding, that any model about lists answers."""
+    draw = np.random.default_rng(seed)
+    request = PredictRequest()
+    request.model_spec.name = "piano"
+    for name, info in signature.inputs.items():
+        width = 3 if name.startswith("history_") else 5
+        shape = (2, width)[: len(info.tensor_shape.dim)]
+        dtype = tf.as_dtype(info.dtype)
+        if dtype == tf.string:
+            values = draw.choice([b"a", b"b", b"c"], shape).astype(object)
+        else:
+            values = draw.random(shape).astype(dtype.as_numpy_dtype)
+        if len(shape) == 2:
+            values[1, -1] = b"" if dtype == tf.string else 0
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(values, dtype=dtype))
+    return request
+
+
+def _noise(draw: random.Random, good: bytes) -> bytes:
+    kind = draw.randrange(4)
+    if kind == 0:
+        return draw.randbytes(draw.randrange(200))
+    if kind == 1:
+        return good[: draw.randrange(len(good))]
+    place = draw.randrange(len(good))
+    piece = draw.randbytes(draw.randrange(1, 9))
+    return good[:place] + piece + good[place + (len(piece) if kind == 2 else 0) :]
+
+
+def _tensor(draw: random.Random, request: PredictRequest) -> TensorProto:
+    """One of the request's tensors; a new one if there is none left."""
+    name = draw.choice(sorted(request.inputs) or ["item_id"])
+    return request.inputs[name]
+
+
+def _drop_input(draw: random.Random, request: PredictRequest) -> None:
+    request.inputs.pop(draw.choice(sorted(request.inputs)), None) if request.inputs else None
+
+
+def _add_input(draw: random.Random, request: PredictRequest) -> None:
+    request.inputs[draw.choice(["", "mood", "x" * 3000, "ø"])].CopyFrom(_tensor(draw, request))
+
+
+def _swap_inputs(draw: random.Random, request: PredictRequest) -> None:
+    other = TensorProto.FromString(_tensor(draw, request).SerializeToString())
+    _tensor(draw, request).CopyFrom(other)
+
+
+def _dtype(draw: random.Random, request: PredictRequest) -> None:
+    _tensor(draw, request).dtype = draw.choice([*range(30), 101, 2**31 - 1])
+
+
+def _size(draw: random.Random, request: PredictRequest) -> None:
+    dims = _tensor(draw, request).tensor_shape.dim
+    if dims:
+        sizes = [-(2**63), -2, -1, 0, 1, 2, 3, 7, 1001, 2**20, 2**31, 2**63 - 1]
+        dims[draw.randrange(len(dims))].size = draw.choice(sizes)
+
+
+def _all_sizes(draw: random.Random, request: PredictRequest) -> None:
+    """Sizes that agree with each other, as do those of a request that is only too large."""
+    rows, width = draw.choice([(0, 5), (2, 0), (2, 1001), (10**6, 5), (300, 500), (1, 40), (0, 0)])
+    for name in request.inputs:
+        dims = request.inputs[name].tensor_shape.dim
+        for dim, size in zip(dims, (rows, width)):  # noqa: B905
+            dim.size = size
+
+
+def _rank(draw: random.Random, request: PredictRequest) -> None:
+    shape = _tensor(draw, request).tensor_shape
+    kind = draw.randrange(3)
+    if kind == 0:
+        shape.dim.add(size=draw.choice([1, 2, 254]))
+    elif kind == 1 and shape.dim:
+        del shape.dim[-1]
+    else:
+        shape.unknown_rank = True
+
+
+def _content(draw: random.Random, request: PredictRequest) -> None:
+    _tensor(draw, request).tensor_content = draw.randbytes(draw.choice([0, 1, 7, 8, 40, 80]))
+
+
+def _values(draw: random.Random, request: PredictRequest) -> None:
+    tensor = _tensor(draw, request)
+    field = draw.choice(["float_val", "int64_val", "string_val", "bool_val", "double_val"])
+    values: list[Any] = {
+        "float_val": [float("nan"), float("inf"), -0.0, 1e38, 1e-45],
+        "double_val": [float("nan"), 1e308],
+        "int64_val": [-(2**63), -1, 0, 2**63 - 1],
+        "string_val": [b"", b"\xff\xfe", b"\0", b"x" * 5000, "æ".encode()],
+        "bool_val": [True, False],
+    }[field]
+    if draw.random() < 0.5:
+        tensor.tensor_content = b""
+    getattr(tensor, field).extend(draw.choices(values, k=draw.choice([1, 2, 10, 100])))
+
+
+def _fewer_values(draw: random.Random, request: PredictRequest) -> None:
+    tensor = _tensor(draw, request)
+    for field, values in tensor.ListFields():
+        if field.name.endswith("_val"):
+            del values[draw.randrange(len(values)) :]
+
+
+def _spec(draw: random.Random, request: PredictRequest) -> None:
+    kind = draw.randrange(6)
+    spec = request.model_spec
+    if kind == 0:
+        spec.name = draw.choice(["", "m", "x" * 3000])
+    elif kind == 1:
+        spec.version.value = draw.choice([-1, 0, 7, 2**63 - 1])
+    elif kind == 2:
+        spec.version_label = draw.choice(["", "stable"])
+    elif kind == 3:
+        spec.signature_name = draw.choice(["explain", "serve_examples", "", "x" * 3000])
+    elif kind == 4:
+        request.ClearField("model_spec")
+    else:
+        request.output_filter.extend(draw.choices(["order", "score", "", "mood"], k=2))
+
+
+_DAMAGES: tuple[Callable[[random.Random, PredictRequest], None], ...] = (
+    _drop_input,
+    _add_input,
+    _swap_inputs,
+    _dtype,
+    _size,
+    _all_sizes,
+    _rank,
+    _content,
+    _values,
+    _fewer_values,
+    _spec,
+)
+
+
+def fuzz(address: str, requests: int, threads: int, seed: int) -> Outcome:
+    """Sends requests from several threads at once.
+
+    Args:
+      address: Of the server.
+      requests: How many.
+      threads: At a time.
+      seed: Of what is sent.
+    """
+    outcomes = [Outcome() for _ in range(threads)]
+
+    def work(number: int) -> None:
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        try:
+            with grpc.insecure_channel(address, options) as channel:
+                fuzzer = Fuzzer(channel, 1000 * seed + number)
+                for _ in range(number, requests, threads):
+                    fuzzer.once(outcomes[number])
+        except Exception as error:
+            outcomes[number].faults.append(f"{type(error).__name__}: {error}")
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    total = Outcome()
+    for outcome in outcomes:
+        total.statuses += outcome.statuses
+        total.faults += outcome.faults
+    return total
+
+
+def main() -> int:
+    """Runs the fuzzer against a server of its own; returns how many things went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model-dir", type=Path, required=True, help="Folder of pushed versions.")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("serve", nargs="*", help="Options of `piano serve`, after --.")
+    options = parser.parse_args()
+    command = "from piano_tf.cli import main; main()"
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-c", command, "serve", "--port", "0"),
+            *("--model-dir", str(options.model_dir), *options.serve),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    address = server.stdout.readline().split()[-1]
+    process = psutil.Process(server.pid)
+    rounds = 10
+    total = Outcome()
+    began = time.perf_counter()
+    for number in range(rounds):
+        share = options.requests // rounds
+        outcome = fuzz(address, share, options.threads, rounds * options.seed + number)
+        total.statuses += outcome.statuses
+        total.faults += outcome.faults
+        megabytes = process.memory_info().rss / 2**20
+        print(
+            f"{(number + 1) * share:>7} requests, {time.perf_counter() - began:6.0f} s, "
+            f"{megabytes:6.0f} MiB, {process.num_threads()} threads, {len(total.faults)} faults",
+            flush=True,
+        )
+    server.send_signal(signal.SIGTERM)
+    code = server.wait(timeout=PATIENCE_S)
+    if code:
+        total.faults.append(f"the server ended with {code}")
+    for status, count in total.statuses.most_common():
+        print(f"{status}: {count}")
+    for fault in total.faults[:20]:
+        print(f"fault: {fault}")
+    return len(total.faults)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

@@ -1,0 +1,37 @@
+"""What a request may ask for at most [ours]; the real server sets none of these limits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from serving.errors import ServingError
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The most that the server takes on.
+
+    Attributes:
+      message_bytes: Of one request.
+      list_length: Candidates of one list, and entries of one history.
+      pairs: Lists x candidates x the longer of candidates and history entries, over one request:
+        what attention over a list needs memory for.
+      values: Of one tensor, for signatures that are not about lists.
+      concurrency: Requests in progress, waiting ones included.
+
+    Raises:
+      ServingError: A limit is below 1.
+    """
+
+    message_bytes: int = 64 * 2**20
+    list_length: int = 1000
+    pairs: int = 50_000_000
+    values: int = 10_000_000
+    concurrency: int = 128
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ServingError(
+                    f"the limit {field.name} is {getattr(self, field.name)}, expected 1 or more"
+                )

@@ -1,0 +1,99 @@
+"""Signatures about search lists: which tensors belong together, and how long they may be.
+
+Their names say it, of inputs and of outputs: a tensor of rank 2 has one value per candidate, or one
+per past action if its name begins with `history_`; a tensor of rank 1 has one value per list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+
+from serving.errors import exhausted, invalid_argument
+from serving.limits import Limits
+
+ITEMS = "item_id"
+_HISTORY = "history_"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def is_about_lists(signature: SignatureDef) -> bool:
+    """Whether a signature takes the columns of search lists as padded tensors."""
+    tensors = [*signature.inputs.values(), *signature.outputs.values()]
+    return (
+        ITEMS in signature.inputs
+        and _free_rank(signature.inputs[ITEMS]) == 2
+        and all(_free_rank(info) in (1, 2) for info in tensors)
+    )
+
+
+def is_of_history(name: str) -> bool:
+    """Whether a column of rank 2 has one value per past action, not per candidate."""
+    return name.startswith(_HISTORY)
+
+
+def check_shapes(shapes: Shapes, limits: Limits) -> None:
+    """Holds the inputs of one request to each other and to the limits.
+
+    Args:
+      shapes: Input name -> (lists,) or (lists, length).
+      limits: Of the server.
+
+    Raises:
+      Refusal: Two inputs contradict each other, or there is too much of one.
+    """
+    rows, items = shapes[ITEMS]
+    longest: dict[bool, str] = {False: ITEMS}
+    for name, shape in sorted(shapes.items()):
+        if shape[0] != rows:
+            raise invalid_argument(
+                f"input {name} has {shape[0]} lists, expected {rows} as {ITEMS} has"
+            )
+        if len(shape) == 2:
+            first = longest.setdefault(is_of_history(name), name)
+            if shape[1] != shapes[first][1]:
+                raise invalid_argument(
+                    f"input {name} has lists of {shape[1]}, expected {shapes[first][1]} "
+                    f"as {first} has"
+                )
+    if not rows or not items:
+        raise invalid_argument(
+            f"input {ITEMS} has shape ({rows}, {items}), expected a list and a candidate or more"
+        )
+    for name in longest.values():
+        if shapes[name][1] > limits.list_length:
+            raise exhausted(
+                f"input {name} has lists of {shapes[name][1]}, expected at most "
+                f"{limits.list_length}"
+            )
+    pairs = rows * items * max(shapes[name][1] for name in longest.values())
+    if pairs > limits.pairs:
+        raise exhausted(
+            f"input {ITEMS} has {rows} lists of {items} candidates, which makes {pairs} pairs with "
+            f"the longer of candidates and past actions, expected at most {limits.pairs}"
+        )
+
+
+def check_values(name: str, array: np.ndarray[Any, Any]) -> None:
+    """Refuses numbers that no order can be made of.
+
+    Raises:
+      Refusal: A float is NaN or infinite.
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise invalid_argument(
+            f"input {name} holds {array[place]} at {list(place)}, expected finite numbers"
+        )
+
+
+def _free_rank(info: TensorInfo) -> int:
+    """The rank of a tensor of which no size is fixed; -1 for any other."""
+    shape = info.tensor_shape
+    if shape.unknown_rank or any(dim.size != -1 for dim in shape.dim):
+        return -1
+    return len(shape.dim)

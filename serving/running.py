@@ -1,0 +1,60 @@
+"""Requests run one by one, as many at a time as there are processors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Protocol
+
+from serving.call import Call, late
+from serving.metrics import Metrics
+from serving.padding import size
+from serving.servable import Arrays, Plan
+
+
+class Runner(Protocol):
+    """Runs a request that has been checked, when its turn comes."""
+
+    def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
+        """Waits for its turn and runs the graph, unless the caller stops waiting first.
+
+        Raises:
+          Refusal: Nobody waits any more, or too many do.
+          tensorflow.errors.OpError: The model failed on the inputs.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends it, once nothing is waiting any more."""
+        ...
+
+
+class OneByOne:
+    """Runs each request by itself.
+
+    More runs at a time than processors would only make each of them slower, so that the rest waits
+    here, where a caller's deadline is looked at.
+
+    Args:
+      metrics: For what a run takes.
+      runs: How many at a time; by default one per processor.
+    """
+
+    def __init__(self, metrics: Metrics, runs: int | None = None) -> None:
+        self._metrics = metrics
+        self._free = threading.Semaphore(runs or os.cpu_count() or 1)
+
+    def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
+        with self._metrics.stage("wait"):
+            free = self._free.acquire(timeout=call.seconds_left())
+        if not free:
+            raise late()
+        try:
+            call.require_waiting()
+            with self._metrics.run(size(arrays)[0] if plan.is_about_lists else None):
+                return plan.run(arrays)
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,206 @@
+"""Requests that no client should send: each is answered by a status that names its fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import adding_model
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from benchmarks.fuzz_server import EXPECTED, fuzz
+from serving.batching import BatchingOptions
+from serving.limits import Limits
+from serving.server import ModelServer, ServerOptions, ServingError
+
+PATIENCE_S = 120.0
+INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
+LIMITS = Limits(message_bytes=20_000, list_length=50, pairs=8_000, concurrency=4)
+
+
+@pytest.fixture(scope="module", params=[None, BatchingOptions()], ids=["single", "batch"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    folder = tmp_path_factory.mktemp("malformed")
+    adding_model.push(folder, 7)
+    options = ServerOptions(limits=LIMITS, batching=request.param)
+    with ModelServer(folder, port=0, options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def channel(server: ModelServer) -> Iterator[grpc.Channel]:
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(server.address, options) as channel:
+        yield channel
+
+
+def ask(channel: grpc.Channel, inputs: dict[str, Any]) -> tuple[grpc.StatusCode, str]:
+    call = PredictionServiceStub(channel).Predict.future(
+        adding_model.request(inputs), timeout=PATIENCE_S
+    )
+    call.exception()
+    return call.code(), call.details()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (
+            {"initial_score": np.zeros((1, 4), np.float32)},
+            INVALID,
+            "input initial_score has lists of 4, expected 3 as item_id has",
+        ),
+        (
+            {"history_age": np.zeros((1, 3), np.float32)},
+            INVALID,
+            "input history_item_id has lists of 2, expected 3 as history_age has",
+        ),
+        (
+            {"list_id": np.array(["a", "b"])},
+            INVALID,
+            "input list_id has 2 lists, expected 1 as item_id has",
+        ),
+        (
+            {"initial_score": np.array([[0, np.nan, 1]], np.float32)},
+            INVALID,
+            "input initial_score holds nan at [0, 1], expected finite numbers",
+        ),
+        (
+            adding_model.inputs(items=0),
+            INVALID,
+            "input item_id has shape (1, 0), expected a list and a candidate or more",
+        ),
+        (
+            adding_model.inputs(rows=0),
+            INVALID,
+            "input item_id has shape (0, 3), expected a list and a candidate or more",
+        ),
+        (
+            adding_model.inputs(items=51),
+            EXHAUSTED,
+            "input item_id has lists of 51, expected at most 50",
+        ),
+        (
+            adding_model.inputs(history=51),
+            EXHAUSTED,
+            "input history_age has lists of 51, expected at most 50",
+        ),
+        (
+            adding_model.inputs(rows=21, items=10, history=40),
+            EXHAUSTED,
+            "input item_id has 21 lists of 10 candidates, which makes 8400 pairs with the longer "
+            "of candidates and past actions, expected at most 8000",
+        ),
+        (
+            {"list_id": np.array(["x" * 20_000])},
+            EXHAUSTED,
+            "bytes, expected at most 20000",
+        ),
+    ],
+    ids=[
+        "items",
+        "history",
+        "lists",
+        "nan",
+        "no candidate",
+        "no list",
+        "long list",
+        "long history",
+        "pairs",
+        "message",
+    ],
+)
+def test_fault_is_named(
+    channel: grpc.Channel, change: dict[str, Any], code: grpc.StatusCode, message: str
+) -> None:
+    found, details = ask(channel, {**adding_model.inputs(), **change})
+    assert found == code
+    assert message in details
+
+
+def test_bytes_that_are_no_message(channel: grpc.Channel) -> None:
+    predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(b"\xff\xff", timeout=PATIENCE_S)
+    assert caught.value.code() == INVALID
+    assert "the request is no PredictRequest" in caught.value.details()
+
+
+def test_few_bytes_that_ask_for_much_memory(channel: grpc.Channel) -> None:
+    request = adding_model.request(adding_model.inputs())
+    for tensor in request.inputs.values():
+        for dim, size in zip(tensor.tensor_shape.dim, (2**40, 2**20), strict=False):
+            dim.size = size
+    with pytest.raises(grpc.RpcError) as caught:
+        PredictionServiceStub(channel).Predict(request, timeout=PATIENCE_S)
+    assert caught.value.code() == EXHAUSTED
+
+
+def test_one_request_too_many(channel: grpc.Channel, server: ModelServer) -> None:
+    with server.api.admitted(), server.api.admitted(), server.api.admitted(), server.api.admitted():
+        code, details = ask(channel, adding_model.inputs())
+    assert (code, details) == (
+        EXHAUSTED,
+        "4 requests are in progress, which is the most there may be",
+    )
+    assert ask(channel, adding_model.inputs())[0] == grpc.StatusCode.OK
+
+
+TENSORS = st.builds(
+    lambda dtype, sizes, content, values, strings: TensorProto(
+        dtype=dtype,
+        tensor_shape={"dim": [{"size": size} for size in sizes]},
+        tensor_content=content,
+        float_val=values,
+        string_val=strings,
+    ),
+    dtype=st.sampled_from([1, 1, 7, 7, 9, 3, 0, 20, 99]),
+    sizes=st.lists(st.sampled_from([1, 1, 2, 3, 0, -1, -2, 51, 2**40]), max_size=3),
+    content=st.binary(max_size=24),
+    values=st.lists(st.floats(width=32), max_size=3),
+    strings=st.lists(st.binary(max_size=3), max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(inputs=st.dictionaries(st.sampled_from(sorted(adding_model.SPECS)), TENSORS, min_size=1))
+def test_any_tensors_are_answered_or_refused_by_name(
+    channel: grpc.Channel, inputs: dict[str, TensorProto]
+) -> None:
+    request = adding_model.request(adding_model.inputs())
+    for name, tensor in inputs.items():
+        request.inputs[name].CopyFrom(tensor)
+    call = PredictionServiceStub(channel).Predict.future(request, timeout=PATIENCE_S)
+    if call.exception() is not None:
+        assert call.code() in EXPECTED, call.details()
+        assert any(name in call.details() for name in adding_model.SPECS) or (
+            "clock runs backwards" in call.details()
+        )
+
+
+def test_fuzzer_finds_nothing(server: ModelServer) -> None:
+    outcome = fuzz(server.address, requests=1500, threads=3, seed=1)
+    assert outcome.faults == []
+    assert outcome.statuses.keys() >= {"OK", *(code.name for code in EXPECTED)}
+
+
+def test_fuzzer_finds_a_server_at_fault(server: ModelServer, monkeypatch: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("serving.signature_tensors.decode", fail)
+    monkeypatch.setattr("serving.servable.decode", fail)
+    assert fuzz(server.address, requests=30, threads=1, seed=1).faults
+
+
+def test_limits_below_one_are_refused() -> None:
+    with pytest.raises(ServingError, match="the limit list_length is 0, expected 1 or more"):
+        Limits(list_length=0)

@@ -1,0 +1,259 @@
+"""The REST API, spoken to with nothing but HTTP and JSON."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import adding_model
+import grpc
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from serving.limits import Limits
+from serving.server import ModelServer, ServerOptions, ServingError
+
+PREDICT = "/v1/models/piano:predict"
+PATIENCE_S = 120.0
+Answer = tuple[int, Any]
+
+
+@pytest.fixture(scope="module")
+def server(model_dir: Path) -> Iterator[ModelServer]:
+    options = ServerOptions(rest_port=0, limits=Limits(message_bytes=100_000))
+    with ModelServer(model_dir, port=0, options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def adding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    folder = tmp_path_factory.mktemp("rest")
+    adding_model.push(folder, 7)
+    with ModelServer(folder, port=0, options=ServerOptions(rest_port=0)) as server:
+        yield server
+
+
+def ask(
+    server: ModelServer, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, Any]:
+    assert server.rest_address is not None
+    connection = http.client.HTTPConnection(server.rest_address, timeout=PATIENCE_S)
+    raw = body if isinstance(body, bytes | None) else json.dumps(body)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, raw, named)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    if response.headers.get_content_type() == "application/json":
+        return response.status, json.loads(content)
+    return response.status, content.decode()
+
+
+def columns(given: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    return {name: array.tolist() for name, array in given.items()}
+
+
+def instances(given: dict[str, np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
+    found = columns(given)
+    return [
+        {name: values[row] for name, values in found.items()}
+        for row in range(len(given["item_id"]))
+    ]
+
+
+class TestPredict:
+    def test_columns(self, adding: ModelServer) -> None:
+        given = adding_model.inputs(rows=2)
+        code, answer = ask(adding, "POST", PREDICT, {"inputs": columns(given)})
+        wanted = adding_model.expected(given, 7)
+        assert code == 200
+        assert answer["outputs"].keys() == wanted.keys()
+        for name in ("score", "order", "list_click"):
+            assert answer["outputs"][name] == wanted[name].tolist()
+        assert answer["outputs"]["list_id"] == given["list_id"].tolist()
+
+    def test_rows_of_a_named_version(self, adding: ModelServer) -> None:
+        given = adding_model.inputs(rows=2)
+        body = {"signature_name": "serving_default", "instances": instances(given)}
+        code, answer = ask(adding, "POST", "/V1/Models/piano/Versions/7:Predict", body)
+        assert code == 200
+        wanted = adding_model.expected(given, 7)
+        assert [row["order"] for row in answer["predictions"]] == wanted["order"].tolist()
+        assert [row["list_id"] for row in answer["predictions"]] == given["list_id"].tolist()
+
+    def test_one_input_may_go_without_its_name(self, server: ModelServer) -> None:
+        path = base64.b64encode(b"/no/such/file").decode()
+        for body in [
+            {"inputs": {"b64": path}},
+            {"inputs": "/no/such/file"},
+            {"inputs": {"path": "/no/such/file"}},
+        ]:
+            code, answer = ask(server, "POST", PREDICT, {"signature_name": "read_lexicon", **body})
+            assert code == 500
+            assert "/no/such/file" in answer["error"]
+
+    def test_text_outputs_and_bytes_by_name(self, server: ModelServer, tmp_path: Path) -> None:
+        (tmp_path / "lexicon").write_text("størst")
+        body = {"signature_name": "read_lexicon", "inputs": str(tmp_path / "lexicon")}
+        assert ask(server, "POST", PREDICT, body) == (200, {"outputs": "størst"})
+
+    def test_gzip_body(self, adding: ModelServer) -> None:
+        body = json.dumps({"inputs": columns(adding_model.inputs())}).encode()
+        code, _ = ask(adding, "POST", PREDICT, gzip.compress(body), Content_Encoding="gzip")
+        assert code == 200
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"item_id": None}, "input item_id is missing"),
+            ({"item_id": [["a", "b", 3]]}, "input item_id holds 3, expected text"),
+            ({"item_id": [["a", "b"], ["c"]]}, "input item_id holds lists of different lengths"),
+            ({"item_id": [["a", ["b"]]]}, "input item_id holds lists of different depths"),
+            ({"timestamp": [1.0]}, "input timestamp holds 1.0, expected an integer of int64"),
+            ({"timestamp": [2**63]}, "expected an integer of int64"),
+            ({"initial_score": [[True, 1, 2]]}, "input initial_score holds true, expected a num"),
+            ({"initial_score": [[1e99, 1, 2]]}, "input initial_score holds inf at [0, 0]"),
+            ({"list_id": [{"b64": "?"}]}, "input list_id holds no base64"),
+            ({"history_age": [[1.0]]}, "expected 1 as history_age has"),
+        ],
+        ids=str,
+    )
+    def test_fault_of_an_input_is_named(
+        self, adding: ModelServer, change: dict[str, Any], message: str
+    ) -> None:
+        given = {**columns(adding_model.inputs()), **change}
+        body = {"inputs": {name: value for name, value in given.items() if value is not None}}
+        code, answer = ask(adding, "POST", PREDICT, body)
+        assert code == 400
+        assert message in answer["error"]
+
+    @pytest.mark.parametrize(
+        ("path", "body", "code", "message"),
+        [
+            (PREDICT, b"{", 400, "JSON Parse error"),
+            (PREDICT, b"[" * 100_000, 429, "the body has 100000 bytes, expected at most 90000"),
+            (PREDICT, b"[" * 80_000, 400, "JSON Parse error"),
+            (PREDICT, b"[]", 400, "JSON Value is not an object"),
+            (PREDICT, {}, 400, "exactly one of the keys"),
+            (PREDICT, {"inputs": {}, "instances": []}, 400, "exactly one of the keys"),
+            (PREDICT, {"instances": []}, 400, "a list of one instance or more"),
+            (PREDICT, {"instances": [1]}, 400, "instance 0 has the inputs int, expected"),
+            (PREDICT, {"signature_name": 1, "inputs": {}}, 400, "must be a string"),
+            (PREDICT, {"signature_name": "x", "inputs": {}}, 400, 'key "x" not found'),
+            ("/v1/models/m:predict", {"inputs": {}}, 404, "Latest(m)"),
+            ("/v1/models/m:predict", b"{", 400, "JSON Parse error"),
+            ("/v1/models/piano/versions/9:predict", {"inputs": {}}, 404, "Specific(piano, 9)"),
+            ("/v1/models/piano/labels/x:predict", {"inputs": {}}, 400, "version label: x"),
+            ("/v1/models/piano:classify", {"examples": []}, 501, "classify is not answered"),
+            ("/v1/models/piano:listen", {}, 400, "Malformed request: POST /v1/models/piano:listen"),
+        ],
+        ids=str,
+    )
+    def test_fault_of_a_request_is_named(
+        self,
+        small: ModelServer,
+        path: str,
+        body: Any,
+        code: int,
+        message: str,
+    ) -> None:
+        found, answer = ask(small, "POST", path, body)
+        assert (found, message in answer["error"]) == (code, True), answer
+
+    def test_bad_gzip(self, adding: ModelServer) -> None:
+        code, answer = ask(adding, "POST", PREDICT, b"no gzip", Content_Encoding="gzip")
+        assert (code, answer["error"][:21]) == (400, "the body is no gzip: ")
+        code, answer = ask(adding, "POST", PREDICT, b"x", Content_Encoding="br")
+        assert (code, answer["error"]) == (400, "Content-Encoding is 'br', expected gzip or none")
+
+    def test_body_that_inflates_beyond_the_limit(self, small: ModelServer) -> None:
+        body = gzip.compress(b" " * 10_000_000)
+        code, answer = ask(small, "POST", PREDICT, body, Content_Encoding="gzip")
+        assert (code, answer["error"]) == (429, "the inflated body has more than 90000 bytes")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    folder = tmp_path_factory.mktemp("small")
+    adding_model.push(folder, 7)
+    options = ServerOptions(rest_port=0, limits=Limits(message_bytes=90_000))
+    with ModelServer(folder, port=0, options=options) as server:
+        yield server
+
+
+class TestQuestions:
+    def test_status(self, adding: ModelServer) -> None:
+        status = {"error_code": "OK", "error_message": ""}
+        version = {"version": "7", "state": "AVAILABLE", "status": status}
+        for path in ("/v1/models/piano", "/v1/models/piano/versions/7"):
+            assert ask(adding, "GET", path) == (200, {"model_version_status": [version]})
+        code, answer = ask(adding, "GET", "/v1/models/m")
+        assert (code, answer["error"]) == (404, "Could not find any versions of model m")
+
+    def test_metadata(self, adding: ModelServer) -> None:
+        code, answer = ask(adding, "GET", "/v1/models/piano/metadata")
+        assert code == 200
+        assert answer["model_spec"] == {"name": "piano", "signature_name": "", "version": "7"}
+        signatures = answer["metadata"]["signature_def"]["signature_def"]
+        found = signatures["serving_default"]["inputs"]
+        assert found.keys() == adding_model.SPECS.keys()
+        assert found["item_id"]["dtype"] == "DT_STRING"
+        assert [dim["size"] for dim in found["item_id"]["tensor_shape"]["dim"]] == ["-1", "-1"]
+
+    def test_malformed_paths(self, adding: ModelServer) -> None:
+        for path in ("/v1/models", "/v1/models/", "/v1/models/piano/versions/x", "/v1/x"):
+            code, answer = ask(adding, "GET", path)
+            assert (code, answer["error"]) == (400, f"Malformed request: GET {path}")
+        assert ask(adding, "GET", "/")[0] == 404
+
+    def test_metrics(self, adding: ModelServer) -> None:
+        def samples() -> dict[tuple[str, ...], float]:
+            code, text = ask(adding, "GET", "/monitoring/prometheus/metrics")
+            assert code == 200
+            return {
+                (sample.name, *sample.labels.values()): sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            }
+
+        before = samples()
+        given = adding_model.inputs(rows=2)
+        with grpc.insecure_channel(adding.address, [("grpc.enable_http_proxy", 0)]) as channel:
+            predict = PredictionServiceStub(channel).Predict
+            predict(adding_model.request(given), timeout=PATIENCE_S)
+            for name in ("a stranger", "another"):
+                with pytest.raises(grpc.RpcError):
+                    predict(adding_model.request(given, name=name), timeout=PATIENCE_S)
+        ask(adding, "POST", PREDICT, {"inputs": columns(given)})
+        after = samples()
+
+        def more(*sample: str) -> float:
+            return after[sample] - before.get(sample, 0.0)
+
+        assert more(":tensorflow:serving:request_count", "piano", "OK") == 2
+        assert more(":tensorflow:serving:request_count", "unknown", "NOT_FOUND") == 2
+        latency = ":tensorflow:serving:request_latency_count"
+        assert more(latency, "Predict", "GRPC", "piano") == 1
+        assert more(latency, "predict", "REST", "piano") == 1
+        assert more(":tensorflow:serving:runtime_latency_count", "Predict", "piano", "TF1") == 2
+        for stage in ("decode", "wait", "run", "encode"):
+            assert more("piano_serving_stage_seconds_count", stage) == 2
+        assert more("piano_serving_batch_lists_sum") == 4
+        assert more("piano_serving_list_length_sum") == 2 * given["item_id"].shape[1]
+        assert after["piano_serving_model_version",] == 7
+        assert after["piano_serving_version_loads_total", "loaded"] == 1
+        assert not any("stranger" in label for sample in after for label in sample)
+
+
+def test_rest_port_in_use(adding: ModelServer, model_dir: Path) -> None:
+    assert adding.rest_address is not None
+    port = int(adding.rest_address.rpartition(":")[2])
+    with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port} for REST"):
+        ModelServer(model_dir, port=0, options=ServerOptions(rest_port=port)).start()
