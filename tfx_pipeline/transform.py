@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from piano_tf.config import EncodingConfig, Frozen
+from piano_tf.data.batches import SHUFFLED_AT_ONCE
 from piano_tf.data.encoding import Batch, compress, encode, learnt_vocabularies
 from piano_tf.data.tokens import tokens
 from piano_tf.features import LABELS, Axis, Column, FeatureSpec, InputSpec, require_tables
@@ -16,6 +17,7 @@ from piano_tf.masks import mask_of
 
 Tensors = Mapping[str, tf.Tensor]
 _SPEC = "encoding_spec"
+_FILES_AT_ONCE = 16
 
 
 class EncodingSpec(Frozen):
@@ -201,7 +203,8 @@ def encoded_dataset(
       output: Transform's output.
       spec: What Transform was told.
       batch_size: B; the last batch may be smaller, none is dropped.
-      shuffle_seed: Shuffles lists, anew each epoch; None keeps the order of the files.
+      shuffle_seed: Shuffles files, and lists in a buffer over several of them, anew each epoch;
+        None keeps the order of the files.
     """
     feature_spec = output.transformed_feature_spec()
 
@@ -212,7 +215,17 @@ def encoded_dataset(
         return padded, labels
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    lists = tf.data.TFRecordDataset(files, compression_type="GZIP")
-    if shuffle_seed is not None:
-        lists = lists.shuffle(10_000, seed=shuffle_seed, reshuffle_each_iteration=True)
+    if shuffle_seed is None:
+        lists = _records(files)
+    else:
+        order = tf.data.Dataset.from_tensor_slices(files)
+        order = order.shuffle(len(files), seed=shuffle_seed, reshuffle_each_iteration=True)
+        # A list from each of several files in turn: a window's days are files of their own.
+        lists = order.interleave(_records, cycle_length=_FILES_AT_ONCE, deterministic=True)
+        lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
     return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _records(files: list[str] | tf.Tensor) -> tf.data.Dataset:
+    """Serialized examples of one or more files."""
+    return tf.data.TFRecordDataset(files, compression_type="GZIP")
