@@ -112,8 +112,9 @@ def read_columns(log_dir: Path, split: str, names: Sequence[str]) -> Iterator[pa
     Raises:
       LogError: A file is missing, is not Parquet or lacks a column.
     """
-    for batch in read_batches(split_files(log_dir, split), columns=list(names)):
-        yield batch.select(list(names))
+    names = list(names)
+    for batch in read_batches(split_files(log_dir, split), columns=names):
+        yield pa.RecordBatch.from_arrays([batch[name] for name in names], names=names)
 
 
 def find_list(log_dir: Path, split: str, list_id: str | None = None) -> dict[str, Any]:
