@@ -8,6 +8,7 @@ files of examples a batch at a time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class CheckedParquetExecutor(parquet_executor.Executor):
         ]
         with self._make_beam_pipeline() as pipeline:
             files = pipeline | "Files" >> beam.Create(parts) | "Apart" >> beam.Reshuffle()
-            files | "Write" >> beam.MapTuple(write_examples, spec=spec)
+            files | "Write" >> beam.MapTuple(functools.partial(write_examples, spec=spec))
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
         columns = spec.model_dump_json()
         examples.set_string_custom_property(CONTRACT, hashlib.sha256(columns.encode()).hexdigest())

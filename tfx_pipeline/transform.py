@@ -221,7 +221,12 @@ def encoded_dataset(
         order = tf.data.Dataset.from_tensor_slices(files)
         order = order.shuffle(len(files), seed=shuffle_seed, reshuffle_each_iteration=True)
         # A list from each of several files in turn: a window's days are files of their own.
-        lists = order.interleave(_records, cycle_length=_FILES_AT_ONCE, deterministic=True)
+        lists = order.interleave(
+            _records,
+            cycle_length=_FILES_AT_ONCE,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
         lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
     return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
