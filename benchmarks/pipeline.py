@@ -10,7 +10,7 @@ prints what that took. At the end comes a table (`.md`), with ratios to the firs
 
 A stage ends when the run says so. Its processor seconds are those of all processes that the run
 started, its memory the most that the sum of their proportional set sizes was in it; both are looked
-at five times a second. What comes before the first stage, and after the last, is `start` and `end`.
+at twice a second. What comes before the first stage, and after the last, is `start` and `end`.
 A processor's seconds hardly depend on what else a machine does; seconds do.
 """
 
@@ -41,7 +41,7 @@ _CONFIG = {"training": {"epochs": 1}}
 _STAGE = re.compile(r"^  (?P<mark>[✓✗]) (?P<stage>\S+) +(?P<seconds>[0-9.]+) s$")
 _TRAINER = "Trainer"
 _BEFORE, _AFTER = "start", "end"
-_PAUSE = 0.2
+_PAUSE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -195,6 +195,7 @@ def encoded_dataset(
     *,
     batch_size: int,
     shuffle_seed: int | None = None,
+    cache: bool = False,
 ) -> tf.data.Dataset:
     """Batches of (inputs, labels) from transformed examples, as `piano_tf.data.batches.dataset`.
 
@@ -203,8 +204,10 @@ def encoded_dataset(
       output: Transform's output.
       spec: What Transform was told.
       batch_size: B; the last batch may be smaller, none is dropped.
-      shuffle_seed: Shuffles files, and lists in a buffer over several of them, anew each epoch;
-        None keeps the order of the files.
+      shuffle_seed: Shuffles lists in a buffer over several files at once, and files, anew each
+        epoch; None keeps the order of the files.
+      cache: Whether serialized examples are kept in memory after the first epoch, files in their
+        order: an epoch's lists are then shuffled in the buffer alone.
     """
     feature_spec = output.transformed_feature_spec()
 
@@ -215,22 +218,17 @@ def encoded_dataset(
         return padded, labels
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    if shuffle_seed is None:
-        lists = _records(files)
-    else:
-        order = tf.data.Dataset.from_tensor_slices(files)
+    order = tf.data.Dataset.from_tensor_slices(files)
+    if shuffle_seed is not None and not cache:
         order = order.shuffle(len(files), seed=shuffle_seed, reshuffle_each_iteration=True)
-        # A list from each of several files in turn: a window's days are files of their own.
-        lists = order.interleave(
-            _records,
-            cycle_length=_FILES_AT_ONCE,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+    # A list from each of several files in turn: a window's days are files of their own.
+    lists = order.interleave(
+        lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
+        cycle_length=1 if shuffle_seed is None else _FILES_AT_ONCE,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    lists = lists.cache() if cache else lists
+    if shuffle_seed is not None:
         lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
     return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _records(files: list[str] | tf.Tensor) -> tf.data.Dataset:
-    """Serialized examples of one or more files."""
-    return tf.data.TFRecordDataset(files, compression_type="GZIP")
