@@ -93,7 +93,7 @@ def write_examples(file: str, folder: str, *, spec: FeatureSpec) -> None:
             for number in range(count)
         ]
         for batch in checked(read_batches([Path(file)]), spec, source=file):
-            dealt = rng.integers(0, count, batch.num_rows)
+            dealt = rng.permutation(batch.num_rows) % count
             for number, example in zip(dealt, encoder.encode(_as_examples(batch)), strict=True):
                 writers[number].write(example)
 
