@@ -97,8 +97,8 @@ class _AnalysedTables:
 def _dense(values: tf.SparseTensor, column: Column) -> tf.Tensor:
     """[B], or [B, longest] padded with "" and 0.
 
-    TFX's ParquetExecutor leaves out a scalar that is 0 or ""; a log has no missing ones, so that
-    absent can only mean these.
+    ExampleGen leaves out a scalar that is 0 or ""; a log has no missing ones, so that absent can
+    only mean these.
     """
     if column.axis is not Axis.LIST:
         return tf.sparse.to_dense(values)
@@ -218,9 +218,9 @@ def encoded_dataset(
         return padded, labels
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    order = tf.data.Dataset.from_tensor_slices(files)
+    order = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
     if shuffle_seed is not None and not cache:
-        order = order.shuffle(len(files), seed=shuffle_seed, reshuffle_each_iteration=True)
+        order = order.shuffle(max(1, len(files)), seed=shuffle_seed, reshuffle_each_iteration=True)
     # A list from each of several files in turn: a window's days are files of their own.
     lists = order.interleave(
         lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
