@@ -12,14 +12,12 @@ The events are drawn here and not by the simulated world, whose own work takes l
 in proportion to rank^-0.7; lists have 10 to 30 items and on average 1.6 clicks, minutes later, and
 0.25 conversions, hours later. A fifth of the acts have no request id, one in a hundred comes twice.
 Each run is a process of its own, after its events were written. Memory is the sum of the
-proportional set sizes of that process and all that it starts, looked at ten times a second, so that
-pages which they share count once.
+proportional set sizes of that process and all that it starts, looked at ten times a second.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -31,16 +29,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
+from measuring import markdown, usage, watched, write
 
 from piano_tf.features import SPLITS
-from piano_tf.pages import COLOURS, INK, STYLE, svg
+from piano_tf.pages import COLOURS, INK
 
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01 00:00 UTC
@@ -231,7 +229,7 @@ def build(folder: Path, beam_args: list[str]) -> None:
     from tfx_pipeline.events.job import run
 
     config = EventsConfig.load(folder / "mapping.json")
-    start_memory = _memory(psutil.Process())
+    start_memory = usage(psutil.Process()).memory
     # What comes before the first stage is the runner's.
     began = {"start": (time.perf_counter(), time.process_time())}
 
@@ -258,15 +256,9 @@ def measure(run: Run, beam_args: list[str]) -> Measured:
         command = [sys.executable, __file__, "--build", str(folder), "--", *beam_args]
         with (
             (folder / "stderr").open("w+") as complaints,
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=complaints, text=True
-            ) as process,
+            psutil.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
         ):
-            peak = 0.0
-            watched = psutil.Process(process.pid)
-            while process.poll() is None:
-                peak = max(peak, _memory(watched))
-                time.sleep(0.1)
+            peak = max(seen.memory for seen in watched(process))
             assert process.stdout is not None
             said = process.stdout.read()
             if process.returncode:
@@ -300,16 +292,6 @@ def _written(log_dir: Path) -> tuple[int, int]:
     return lists, entries
 
 
-def _memory(root: psutil.Process) -> float:
-    """MiB of a process and all that it started; 0 for those that have just ended."""
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in (root, *root.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                total += process.memory_full_info().pss
-    return total / 2**20
-
-
 # --- all of them ---
 
 
@@ -330,9 +312,9 @@ def table(found: list[Measured]) -> str:
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
     header = ["events", "days", "lists", "mean history", "s", "ratio", "processor s", "ratio"]
     header += ["events/s", "peak MiB", "ratio", *stages]
-    lines = [header, ["---:"] * len(header)]
+    rows = []
     for one in found:
-        lines.append(
+        rows.append(
             [
                 f"{one.run.name} ({one.events:,})",
                 f"{one.run.days}",
@@ -351,7 +333,7 @@ def table(found: list[Measured]) -> str:
                 ),
             ]
         )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(header, rows)
 
 
 def plot(found: list[Measured]) -> Figure:
@@ -413,9 +395,7 @@ def main() -> None:
         found.append(one)
     print(table(found))
     if chosen.output:
-        chosen.output.with_suffix(".md").write_text(table(found) + "\n")
-        with matplotlib.rc_context(STYLE):
-            chosen.output.with_suffix(".svg").write_bytes(svg(plot(found)))
+        write(chosen.output, table(found), lambda: plot(found))
 
 
 if __name__ == "__main__":

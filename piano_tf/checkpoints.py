@@ -136,6 +136,8 @@ class Checkpointing(tf.keras.callbacks.Callback):
         writes: bool,
     ) -> None:
         super().__init__()
+        # Or Keras waits for the device after each step, to have numbers for a hook that wants none.
+        self._supports_tf_logs = True
         self._checkpoints = checkpoints
         self._every = every
         self._kept = list(kept)

@@ -315,6 +315,8 @@ class TrainingConfig(Frozen):
       mixed_precision: Whether layers compute in half precision, and in which; weights, losses and
         outputs stay in float32, and float16's losses are scaled. Null computes in float32.
       xla: Whether steps are compiled by XLA, anew for each shape of a batch. One replica alone.
+      cache: Whether the pipeline keeps the training lists in memory, as they are on disk but not
+        compressed, from one epoch to the next; `piano train` keeps encoded ones in a file anyway.
       checkpoint_steps: Steps between checkpoints, where a folder for them is given.
       seed: Of initialisation, shuffling and dropout.
     """
@@ -326,6 +328,7 @@ class TrainingConfig(Frozen):
     debiasing: DebiasingConfig | None = None
     mixed_precision: Literal["mixed_bfloat16", "mixed_float16"] | None = None
     xla: bool = False
+    cache: bool = False
     checkpoint_steps: int = pydantic.Field(default=500, ge=1)
     seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 

@@ -152,7 +152,7 @@ def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf
     parsed = tf.io.parse_example(
         serialized,
         {
-            # TFX's ParquetExecutor leaves out a scalar that is 0 or "".
+            # ExampleGen leaves out a scalar that is 0 or "".
             name: tf.io.FixedLenFeature([], spec.dtype, "" if spec.dtype == tf.string else 0)
             if name in scalars
             else tf.io.VarLenFeature(spec.dtype)

@@ -87,18 +87,40 @@ class NDCG(ListMetric):
         self.inner.update_state(tf.where(mask, y, -1.0), scores, weights)
 
 
-def _auc() -> tf.keras.metrics.AUC:
-    """AUC in buckets of logits, for rare events all fall into one equal bucket of probability."""
-    return tf.keras.metrics.AUC(
-        thresholds=tf.sigmoid(tf.linspace(-15.0, 15.0, 199)).numpy().tolist(), from_logits=True
-    )
+class _LogitAUC(tf.keras.metrics.AUC):
+    """AUC in buckets of logits, for rare events all fall into one equal bucket of probability.
 
+    What Keras computes, in a fraction of its time: a case is put into its bucket once, and not held
+    against each threshold.
+    """
 
-def _update(
-    inner: tf.keras.metrics.Metric, truth: tf.Tensor, logits: tf.Tensor, real: tf.Tensor
-) -> None:
-    """Takes in what is real; by weights, for XLA compiles no shapes that depend on values."""
-    inner.update_state(truth, tf.where(real, logits, 0.0), tf.cast(real, tf.float32))
+    def __init__(self) -> None:
+        thresholds = tf.sigmoid(tf.linspace(-15.0, 15.0, 199)).numpy().tolist()
+        super().__init__(thresholds=thresholds, from_logits=True)
+
+    def update_state(self, truth: tf.Tensor, logits: tf.Tensor, real: tf.Tensor) -> None:
+        """Takes in cases.
+
+        Args:
+          truth: 0 or 1, of any shape.
+          logits: Of the same shape.
+          real: Boolean, of the same shape; the others do not count.
+        """
+        p = tf.reshape(tf.sigmoid(tf.where(real, tf.cast(logits, tf.float32), 0.0)), [-1])
+        known = tf.debugging.assert_greater_equal(p, 0.0, "a prediction is not a number")
+        weight = tf.reshape(tf.cast(real, tf.float32), [-1])
+        positive = weight * tf.reshape(tf.cast(truth, tf.float32), [-1])
+        thresholds = tf.constant(self.thresholds, tf.float32)
+        with tf.control_dependencies([] if known is None else [known]):
+            below = tf.searchsorted(thresholds, p)  # how many thresholds are
+        both = tf.stack([positive, weight - positive], axis=1)
+        counts = tf.math.unsorted_segment_sum(both, below, len(self.thresholds) + 1)
+        reached = tf.cumsum(counts, reverse=True, exclusive=True)[:-1]
+        missed = tf.reduce_sum(counts, axis=0) - reached
+        self.true_positives.assign_add(reached[:, 0])
+        self.false_positives.assign_add(reached[:, 1])
+        self.false_negatives.assign_add(missed[:, 0])
+        self.true_negatives.assign_add(missed[:, 1])
 
 
 class ItemAUC(ListMetric):
@@ -109,11 +131,11 @@ class ItemAUC(ListMetric):
     """
 
     def __init__(self, label: str) -> None:
-        super().__init__(_auc(), f"{label}_auc")
+        super().__init__(_LogitAUC(), f"{label}_auc")
         self.label = label
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
-        _update(self.inner, labels[self.label], outputs[self.label], mask)
+        self.inner.update_state(labels[self.label], outputs[self.label], mask)
 
 
 class ListAUC(ListMetric):
@@ -124,13 +146,13 @@ class ListAUC(ListMetric):
     """
 
     def __init__(self, label: str) -> None:
-        super().__init__(_auc(), f"list_{label}_auc")
+        super().__init__(_LogitAUC(), f"list_{label}_auc")
         self.label = label
 
     def update_state(self, labels: Tensors, outputs: Tensors, mask: tf.Tensor) -> None:
         target = list_targets(tf.cast(labels[self.label], tf.float32), mask, "any")
         shown = tf.reduce_any(mask, axis=1)  # a list of padding only is no list
-        _update(self.inner, target, outputs[f"list_{self.label}"], shown)
+        self.inner.update_state(target, outputs[f"list_{self.label}"], shown)
 
 
 def default_metrics(propensity: np.ndarray | None = None) -> list[ListMetric]:

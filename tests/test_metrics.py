@@ -127,6 +127,19 @@ def test_item_auc_is_the_share_of_pairs_in_the_right_order(spread: float) -> Non
     np.testing.assert_allclose(metric.result(), auc_of(labels[mask], scores[mask]), atol=0.01)
 
 
+def test_item_auc_counts_what_keras_counts() -> None:
+    """Case by case, at thresholds too: where the two are equal, neither calls it above."""
+    rng = np.random.default_rng(8)
+    mask = rng.random((50, 20)) < 0.8
+    labels = (rng.random(mask.shape) < 0.2) * 1.0
+    logits = rng.choice(np.linspace(-15, 15, 199), mask.shape).astype(np.float32)
+    ours = updated(ItemAUC("click"), labels, {"click": logits}, mask).inner
+    keras = tf.keras.metrics.AUC(thresholds=ours.thresholds[1:-1], from_logits=True)
+    keras.update_state(labels[mask], logits[mask])
+    for ours_count, keras_count in zip(ours.variables, keras.variables, strict=True):
+        np.testing.assert_array_equal(ours_count, keras_count, err_msg=keras_count.name)
+
+
 @pytest.mark.parametrize("offset", [-12.0, -6.0, 6.0])
 @pytest.mark.parametrize("kind", [ItemAUC, ListAUC])
 def test_auc_does_not_depend_on_how_rare_clicks_are(kind, offset: float) -> None:

@@ -27,6 +27,7 @@ SERVED = "served"
 INITIAL = "initial"
 CANDIDATE = "candidate"
 BASELINE = "baseline"
+_EXAMPLE = (tfma.constants.INPUT_KEY, tfma.constants.ARROW_RECORD_BATCH_KEY)
 _LIST_OUTPUTS = {LIST_CLICK: CLICK, LIST_CONVERSION: CONVERSION}
 
 
@@ -132,7 +133,8 @@ def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
         outputs of `serve_examples` padded to [N or more]; of several models under their names.
 
     Returns:
-      The same, with `labels` and `predictions` by the outputs named at the top of this file.
+      The same, with `labels` and `predictions` by the outputs named at the top of this file, and
+      without the example itself: metrics over lists keep all there is of each until the last one.
     """
     labels = {
         label: np.asarray(extracts["features"][label]).reshape(-1).astype(np.float32)
@@ -144,7 +146,7 @@ def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
     predictions = extracts["predictions"]
     length = labels[CLICK].size
     return {
-        **extracts,
+        **{name: value for name, value in extracts.items() if name not in _EXAMPLE},
         "features": {"list_id": np.asarray(extracts["features"]["list_id"]).reshape(-1), **labels},
         "labels": {
             **labels,

@@ -1,25 +1,43 @@
-"""ExampleGen's executor: a log is checked whole before a single example is written."""
+"""ExampleGen's executor: a log is checked whole before a single example is written.
+
+TFX's own ParquetExecutor makes a Python object of every value, and shuffles all examples at once,
+which a runner on one machine does in memory: both grow with the log. Here lists go from Parquet to
+files of examples a batch at a time.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
 from tfx import types
 from tfx.components.example_gen.custom_executors import parquet_executor
+from tfx.components.util import examples_utils
 from tfx.proto import example_gen_pb2
-from tfx.types import standard_component_specs
+from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
+from tfx_bsl.coders import example_coder
 
-from piano_tf.data.logs import check_log, read_spec
+from piano_tf.data.batches import SHUFFLED_AT_ONCE
+from piano_tf.data.logs import check_log, read_batches, read_spec, rows_of, split_files
+from piano_tf.data.validation import checked
+from piano_tf.features import SPLITS, FeatureSpec
 
 CONTRACT = "contract"
 """Property of examples: a digest of the columns that they have."""
+_MOST_FILES = 256  # all of them are open at once
 
 
 class CheckedParquetExecutor(parquet_executor.Executor):
-    """TFX's own ParquetExecutor, behind the checks of `piano_tf.data.logs.check_log`."""
+    """Parquet to tf.Examples as TFX's ParquetExecutor, behind `piano_tf.data.logs.check_log`."""
 
     def Do(
         self,
@@ -34,10 +52,72 @@ class CheckedParquetExecutor(parquet_executor.Executor):
         """
         log = _log_of(exec_properties)
         check_log(log)
-        super().Do(input_dict, output_dict, exec_properties)
-        columns = read_spec(log).model_dump_json()
+        spec = read_spec(log)
         (examples,) = output_dict[standard_component_specs.EXAMPLES_KEY]
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        parts = [
+            (str(file), artifact_utils.get_split_uri([examples], split))
+            for split in SPLITS
+            for file in split_files(log, split)
+        ]
+        with self._make_beam_pipeline() as pipeline:
+            files = pipeline | "Files" >> beam.Create(parts) | "Apart" >> beam.Reshuffle()
+            files | "Write" >> beam.MapTuple(functools.partial(write_examples, spec=spec))
+        examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
+        columns = spec.model_dump_json()
         examples.set_string_custom_property(CONTRACT, hashlib.sha256(columns.encode()).hexdigest())
+
+
+def write_examples(file: str, folder: str, *, spec: FeatureSpec) -> None:
+    """Deals the lists of a Parquet file out to files of tf.Examples.
+
+    Each gets lists of all times, about as many as the buffer in which training shuffles takes:
+    whoever reads file after file through that buffer has shuffled them all. The same file is dealt
+    out alike every time.
+
+    Args:
+      file: Of a log that keeps the contract.
+      folder: Where to write gzipped TFRecord files; made if it is not there.
+      spec: The log's columns.
+    """
+    rows = rows_of(Path(file))
+    count = min(max(1, -(-rows // SHUFFLED_AT_ONCE)), _MOST_FILES)
+    tf.io.gfile.makedirs(folder)
+    rng = np.random.default_rng(0)
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                tf.io.TFRecordWriter(f"{folder}/{Path(file).stem}-{number:05d}.gz", "GZIP")
+            )
+            for number in range(count)
+        ]
+        for batch in checked(read_batches([Path(file)]), spec, source=file):
+            dealt = rng.permutation(batch.num_rows) % count
+            for number, example in zip(dealt, encoder.encode(_as_examples(batch)), strict=True):
+                writers[number].write(example)
+
+
+def _as_examples(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Each value as a list of bytes or numbers; what is "", 0 or empty is left out, as TFX does."""
+    return pa.RecordBatch.from_arrays(
+        [_as_lists(array) for array in batch.columns], names=batch.schema.names
+    )
+
+
+def _as_lists(array: pa.Array) -> pa.ListArray:
+    if pa.types.is_list(array.type):
+        values, offsets = array.values, array.offsets.to_numpy()
+        absent = np.diff(offsets) == 0
+    else:
+        values, offsets = array, np.arange(len(array) + 1, dtype=np.int32)
+        nothing = "" if pa.types.is_string(array.type) else 0
+        absent = pc.equal(array, nothing).to_numpy(zero_copy_only=False)
+    if pa.types.is_string(values.type):
+        values = values.cast(pa.binary())
+    # A list without an offset of its own is none.
+    starts = pa.array(offsets, pa.int32(), mask=np.append(absent, False))
+    return pa.ListArray.from_arrays(starts, values)
 
 
 def _log_of(exec_properties: dict[str, Any]) -> Path:

@@ -100,6 +100,9 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         custom_config={**encoding.custom_config(), **code},
         # A cache of analyses pays where the next run shares most of its data; here it only costs.
         disable_analyzer_cache=True,
+        # Those of the raw columns are StatisticsGen's. Here they would be computed again, and those
+        # of the encoded ones wait for the whole data in memory.
+        disable_statistics=True,
     )
     transform.add_upstream_node(data_gate)
     model_trainer = tfx.components.Trainer(

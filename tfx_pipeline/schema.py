@@ -43,7 +43,7 @@ def _feature(column: Column) -> schema_pb2.Feature:
     feature.value_count.min = 1
     if column.axis is Axis.LIST:
         feature.value_count.max = 1
-    # TFX's ParquetExecutor leaves out what is "", 0 or an empty list; these cannot be any of it.
+    # ExampleGen leaves out what is "", 0 or an empty list; these cannot be any of it.
     if column.axis is Axis.ITEM or column.name == "list_id":
         feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
     if column.name in LABELS:

@@ -64,7 +64,12 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     if len(fn_args.train_files) > days:
         NEWS.info("training on %d %s", days, "day" if days == 1 else "days")
     train = encoded_dataset(
-        train_files, output, spec, batch_size=size, shuffle_seed=config.training.seed
+        train_files,
+        output,
+        spec,
+        batch_size=size,
+        shuffle_seed=config.training.seed,
+        cache=config.training.cache,
     )
     validation = encoded_dataset(validation_files, output, spec, batch_size=size)
     callbacks = [

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from piano_tf.config import EncodingConfig, Frozen
+from piano_tf.data.batches import SHUFFLED_AT_ONCE
 from piano_tf.data.encoding import Batch, compress, encode, learnt_vocabularies
 from piano_tf.data.tokens import tokens
 from piano_tf.features import LABELS, Axis, Column, FeatureSpec, InputSpec, require_tables
@@ -16,6 +17,7 @@ from piano_tf.masks import mask_of
 
 Tensors = Mapping[str, tf.Tensor]
 _SPEC = "encoding_spec"
+_FILES_AT_ONCE = 16
 
 
 class EncodingSpec(Frozen):
@@ -95,8 +97,8 @@ class _AnalysedTables:
 def _dense(values: tf.SparseTensor, column: Column) -> tf.Tensor:
     """[B], or [B, longest] padded with "" and 0.
 
-    TFX's ParquetExecutor leaves out a scalar that is 0 or ""; a log has no missing ones, so that
-    absent can only mean these.
+    ExampleGen leaves out a scalar that is 0 or ""; a log has no missing ones, so that absent can
+    only mean these.
     """
     if column.axis is not Axis.LIST:
         return tf.sparse.to_dense(values)
@@ -193,6 +195,7 @@ def encoded_dataset(
     *,
     batch_size: int,
     shuffle_seed: int | None = None,
+    cache: bool = False,
 ) -> tf.data.Dataset:
     """Batches of (inputs, labels) from transformed examples, as `piano_tf.data.batches.dataset`.
 
@@ -201,7 +204,10 @@ def encoded_dataset(
       output: Transform's output.
       spec: What Transform was told.
       batch_size: B; the last batch may be smaller, none is dropped.
-      shuffle_seed: Shuffles lists, anew each epoch; None keeps the order of the files.
+      shuffle_seed: Shuffles lists in a buffer over several files at once, and files, anew each
+        epoch; None keeps the order of the files.
+      cache: Whether serialized examples are kept in memory after the first epoch, files in their
+        order: an epoch's lists are then shuffled in the buffer alone.
     """
     feature_spec = output.transformed_feature_spec()
 
@@ -212,7 +218,17 @@ def encoded_dataset(
         return padded, labels
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    lists = tf.data.TFRecordDataset(files, compression_type="GZIP")
+    order = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
+    if shuffle_seed is not None and not cache:
+        order = order.shuffle(max(1, len(files)), seed=shuffle_seed, reshuffle_each_iteration=True)
+    # A list from each of several files in turn: a window's days are files of their own.
+    lists = order.interleave(
+        lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
+        cycle_length=1 if shuffle_seed is None else _FILES_AT_ONCE,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    lists = lists.cache() if cache else lists
     if shuffle_seed is not None:
-        lists = lists.shuffle(10_000, seed=shuffle_seed, reshuffle_each_iteration=True)
+        lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
     return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -14,6 +14,8 @@ from piano_tf.data.logs import read_batches, rows_of, split_files
 from piano_tf.features import LABELS, Axis, Column, FeatureSpec
 
 _NUMPY = {"string": object, "float": np.float32, "int64": np.int64}
+SHUFFLED_AT_ONCE = 10_000
+"""Lists among which the next one is drawn: what is shuffled stays in memory."""
 _TENSOR = {"string": tf.string, "float": tf.float32, "int64": tf.int64}
 
 
@@ -116,5 +118,5 @@ def batched(
 ) -> tf.data.Dataset:
     """Single encoded lists to padded, prefetched batches; 0 pads every encoded feature."""
     if shuffle_seed is not None:
-        lists = lists.shuffle(10_000, seed=shuffle_seed, reshuffle_each_iteration=True)
+        lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
     return lists.padded_batch(batch_size).prefetch(tf.data.AUTOTUNE)

@@ -76,19 +76,25 @@ def rows_of(file: Path) -> int:
         return pq.read_metadata(file).num_rows
 
 
-def read_batches(files: Sequence[Path], *, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    files: Sequence[Path], *, rows: int = _BATCH_ROWS, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Reads Parquet files a batch at a time.
 
     Args:
       files: In the order in which to read.
       rows: At most this many lists a batch.
+      columns: What to read of them; all unless given.
 
     Raises:
-      LogError: A file is not Parquet, or truncated.
+      LogError: A file is not Parquet, or truncated, or lacks a column.
     """
     for file in files:
         with _as_parquet(file), pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(batch_size=rows)
+            for name in columns or ():
+                if name not in parquet.schema_arrow.names:
+                    raise LogError("missing", column=name, source=str(file))
+            yield from parquet.iter_batches(batch_size=rows, columns=columns)
 
 
 @contextlib.contextmanager
@@ -106,12 +112,9 @@ def read_columns(log_dir: Path, split: str, names: Sequence[str]) -> Iterator[pa
     Raises:
       LogError: A file is missing, is not Parquet or lacks a column.
     """
-    for file in split_files(log_dir, split):
-        for batch in read_batches([file]):
-            for name in names:
-                if name not in batch.schema.names:
-                    raise LogError("missing", column=name, source=str(file))
-            yield pa.RecordBatch.from_arrays([batch[name] for name in names], names=list(names))
+    names = list(names)
+    for batch in read_batches(split_files(log_dir, split), columns=names):
+        yield pa.RecordBatch.from_arrays([batch[name] for name in names], names=names)
 
 
 def find_list(log_dir: Path, split: str, list_id: str | None = None) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from piano_tf.data.counting import COUNT, count_rows
 from piano_tf.data.logs import read_columns
 from piano_tf.errors import LogError
 from piano_tf.features import CLICK, LABELS
+
+_HISTORY = "history_item_id"
+_VALUE = "value"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +72,13 @@ def read_lists(log_dir: Path, split: str) -> Lists:
       LogError: A file is missing, is not Parquet or lacks a column; the split has no lists.
     """
     queries, clicked = _counted_in_training(log_dir)
-    names = ("list_id", "user_id", "query", "item_id", "history_item_id", *LABELS)
-    batches = list(read_columns(log_dir, split, names))
+    names = ["list_id", "user_id", "query", "item_id", *LABELS, _HISTORY]
+    batches = []
+    for batch in read_columns(log_dir, split, names):
+        *columns, history = batch.columns
+        # Of a history its length alone is kept.
+        columns.append(pc.list_value_length(history))
+        batches.append(pa.RecordBatch.from_arrays(columns, names=names))
     if not batches:
         raise LogError("has no lists", source=str(Path(log_dir) / split))
     columns = pa.Table.from_batches(batches)
@@ -81,7 +90,7 @@ def read_lists(log_dir: Path, split: str) -> Lists:
         user_id=columns["user_id"].to_numpy(),
         mask=mask,
         labels={label: _dense(mask, _flat(columns[label]) == 1) for label in LABELS},
-        history_length=pc.list_value_length(columns["history_item_id"]).to_numpy().astype(np.int64),
+        history_length=columns[_HISTORY].to_numpy().astype(np.int64),
         query_frequency=_looked_up(columns["query"], queries),
         item_popularity=_dense(mask, _looked_up(pc.list_flatten(item_id), clicked)),
     )
@@ -115,22 +124,24 @@ def widened(array: np.ndarray, width: int) -> np.ndarray:
     return np.pad(array, [(0, 0), (0, width - array.shape[1])])
 
 
-def _counted_in_training(log_dir: Path) -> tuple[pa.StructArray, pa.StructArray]:
-    """How often each query was asked and each item was clicked, as (values, counts) pairs."""
-    queries, clicked = [], []
-    for batch in read_columns(log_dir, "train", ("query", "item_id", CLICK)):
-        queries.append(batch["query"])
-        clicks = pc.equal(batch[CLICK].flatten(), 1)
-        clicked.append(batch["item_id"].flatten().filter(clicks))
-    return tuple(
-        pa.chunked_array(parts, pa.string()).value_counts() for parts in (queries, clicked)
+def _counted_in_training(log_dir: Path) -> tuple[pa.Table, pa.Table]:
+    """How often each query was asked and each item was clicked, as columns of values and counts."""
+    queries = (pa.table([batch["query"]], [_VALUE]) for batch in _of_training(log_dir, "query"))
+    clicked = (
+        pa.table([batch["item_id"].flatten().filter(pc.equal(batch[CLICK].flatten(), 1))], [_VALUE])
+        for batch in _of_training(log_dir, "item_id", CLICK)
     )
+    return count_rows(queries), count_rows(clicked)
 
 
-def _looked_up(values: pa.ChunkedArray, counted: pa.StructArray) -> np.ndarray:
+def _of_training(log_dir: Path, *names: str) -> Iterator[pa.RecordBatch]:
+    return read_columns(log_dir, "train", names)
+
+
+def _looked_up(values: pa.ChunkedArray, counted: pa.Table) -> np.ndarray:
     """The count of each value, 0 where it was never counted."""
-    place = pc.index_in(values, value_set=counted.field("values"))
-    return pc.fill_null(counted.field("counts").take(place), 0).to_numpy()
+    place = pc.index_in(values, value_set=counted[_VALUE].combine_chunks())
+    return pc.fill_null(counted[COUNT].take(place), 0).to_numpy()
 
 
 def _flat(lists: pa.ChunkedArray) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from piano_tf.features import CONVERSION
 
 Tensors = Mapping[str, tf.Tensor]
+_AT_ONCE = 500_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ def interactions_of(lists: Iterable[tuple[Tensors, Tensors]]) -> Interactions:
     Args:
       lists: Batches of (inputs, labels).
     """
-    parts = []
+    parts: list[Interactions] = []
+    known, more = 0, 0  # of the first part, which has no repetitions, and of the others
     for inputs, labels in lists:
         user, query = inputs["user_id"].numpy(), inputs["query"].numpy()
         past, shown = inputs["history_item_id"].numpy(), inputs["item_id"].numpy()
@@ -61,5 +63,9 @@ def interactions_of(lists: Iterable[tuple[Tensors, Tensors]]) -> Interactions:
         ):
             row, _ = np.nonzero(chosen)
             parts.append(Interactions(user[row], queries[chosen], items[chosen]))
-        parts = [Interactions.joined(parts)] if len(parts) > 64 else parts
+            more += len(row)
+        # Joining sorts all of them: rarely enough that time grows with the lists and no faster.
+        if more > max(known, _AT_ONCE):
+            parts = [Interactions.joined(parts)]
+            known, more = len(parts[0]), 0
     return Interactions.joined(parts)

@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 
 def statistics(log_dir: Path, split: str) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """As StatisticsGen's, over examples as ParquetExecutor writes them."""
+    """As StatisticsGen's, over examples as ExampleGen writes them."""
     lists = split_table(log_dir, split)
     columns = {}
     for name in lists.column_names:

@@ -21,12 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from piano_tf.data.counting import COUNT, count_rows
 from piano_tf.data.logs import read_columns
 from piano_tf.features import Axis, FeatureSpec
 
 _IDS = {"item": "item_id", "user": "user_id"}
-_COUNT = "count"
-_BATCHES_AT_ONCE = 32
 
 
 def described(features: FeatureSpec) -> Iterator[tuple[str, str]]:
@@ -53,8 +52,12 @@ def identity(log_dir: Path, split: str, id_column: str, feature: str) -> float |
     Returns:
       None where nothing can be said: no id comes twice, or the feature has a single value.
     """
-    counts = _pairs(log_dir, split, id_column, feature)
-    pairs = counts[_COUNT].to_numpy().astype(float)
+    names = [id_column, feature]
+    counts = count_rows(
+        pa.table([_flat(column) for column in batch.columns], names=names)
+        for batch in read_columns(log_dir, split, names)
+    )
+    pairs = counts[COUNT].to_numpy().astype(float)
     per_id = _total(counts, id_column)
     per_value = _total(counts, feature)
     repeats = (per_id * (per_id - 1)).sum()
@@ -66,29 +69,9 @@ def identity(log_dir: Path, split: str, id_column: str, feature: str) -> float |
 
 
 def _total(counts: pa.Table, column: str) -> np.ndarray:
-    return counts.group_by(column).aggregate([(_COUNT, "sum")])[f"{_COUNT}_sum"].to_numpy() * 1.0
-
-
-def _pairs(log_dir: Path, split: str, id_column: str, feature: str) -> pa.Table:
-    """Each distinct pair of values, with how often it comes."""
-    names = [id_column, feature]
-    parts: list[pa.Table] = []
-    for batch in read_columns(log_dir, split, names):
-        columns = [_flat(batch.column(name)) for name in names]
-        ones = pa.array([1] * len(columns[0]), pa.int64())
-        parts.append(pa.table([*columns, ones], names=[*names, _COUNT]))
-        if len(parts) == _BATCHES_AT_ONCE:
-            parts = [_merged(parts, names)]
-    return _merged(parts, names)
+    return counts.group_by(column).aggregate([(COUNT, "sum")])[f"{COUNT}_sum"].to_numpy() * 1.0
 
 
 def _flat(column: pa.Array) -> pa.Array:
     values = pc.list_flatten(column) if pa.types.is_nested(column.type) else column
     return values.cast(pa.string())
-
-
-def _merged(parts: list[pa.Table], names: list[str]) -> pa.Table:
-    summed = pa.concat_tables(parts).group_by(names).aggregate([(_COUNT, "sum")])
-    return summed.rename_columns(
-        [_COUNT if name == f"{_COUNT}_sum" else name for name in summed.column_names]
-    )
