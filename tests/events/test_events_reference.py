@@ -39,7 +39,7 @@ from reference import DAY, Event, Rebuilt, Rules, rebuild
 from piano_tf.data.logs import check_log
 from piano_tf.data.splits import ByDate
 from piano_tf.features import SPLITS
-from tfx_pipeline.events import acts, formats, history, ordering, shuffle, stages
+from tfx_pipeline.events import acts, formats, history, job, ordering, shuffle, stages
 from tfx_pipeline.events.config import EventsConfig
 from tfx_pipeline.events.dead_letters import Reason
 from tfx_pipeline.events.job import run
@@ -117,8 +117,10 @@ FORMATS = [("parquet",), ("parquet",), ("csv", "jsonl")]
 
 
 @pytest.mark.parametrize("which", RULES)
-def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: Path) -> None:
-    """Files of other sizes, names, orders and formats, and another number of shards."""
+def test_the_whole_job_gives_the_same_whatever_the_files(
+    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of other sizes, names, orders and formats, read together or not, in other shards."""
     rules = dataclasses.replace(RULES[which], **TYPES, history_item=HISTORY_ITEM)
     seed = 1 + [*RULES].index(which)
     stream = dataclasses.replace(big_stream(seed, size=60, of_rules=0), rules=rules)
@@ -127,6 +129,7 @@ def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: P
     for number, of_files in enumerate(FORMATS):
         source = write_files(tmp_path / f"in-{number}", stream, number, formats=of_files)
         shards = (1, 3, 16)[number]
+        monkeypatch.setattr(job, "_BYTES_AT_ONCE", (1 << 25, 1, 5_000)[number])
         config = EventsConfig.model_validate({**mapping_of(rules, tmp_path), "shards": shards})
         output = tmp_path / f"out-{number}"
         said = run(source, config, output, CUT)
@@ -157,6 +160,7 @@ def test_the_whole_job_gives_the_same_whatever_the_files(which: str, tmp_path: P
 
 
 SLICES = [
+    (job, "_BYTES_AT_ONCE"),
     (ordering, "_ROWS_AT_ONCE"),
     (acts, "_ACTS_AT_ONCE"),
     (shuffle, "_ROWS_AT_ONCE"),

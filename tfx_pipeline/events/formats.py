@@ -23,6 +23,7 @@ from tfx_pipeline.events.cells import time as times_of
 
 _Any = TypeVar("_Any")
 _ROWS = 1 << 16
+_BUFFER = 1 << 18  # bytes
 PLAIN_TEXT = (".csv", ".jsonl", ".json", ".ndjson")  # as long on disk as it is
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
@@ -89,7 +90,8 @@ def has_header(path: Path) -> bool:
 
 def _parquet(path: Path, names: Mapping[str, Wanted]) -> Iterator[Raw]:
     try:
-        with pq.ParquetFile(path) as file:
+        # Without a buffer of its own a reader takes all of a row group at once.
+        with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
             _require_once(names, file.schema_arrow.names, path)
             there = [name for name in names if name in file.schema_arrow.names]
             # What it lacks is a fault even without rows.

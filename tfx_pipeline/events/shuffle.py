@@ -19,6 +19,7 @@ import pyarrow as pa
 from piano_tf.files import replacing
 
 _ROWS_AT_ONCE = 1 << 16
+_TABLES_AT_ONCE = 256  # an empty one takes kilobytes too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ class PieceWriter:
         if len(keys):
             self._waiting.append((keys, rows))
             self._rows_waiting += len(keys)
-        if self._rows_waiting >= _ROWS_AT_ONCE:
+        if self._rows_waiting >= _ROWS_AT_ONCE or len(self._waiting) >= _TABLES_AT_ONCE:
             self.finish()
 
     def finish(self) -> None:

@@ -47,7 +47,7 @@ DAYS = "days"  # folder of the output in which lists are, before they are cut in
 HELD_BACK = "held_back"
 DEAD_LETTERS = "dead_letters"
 
-_ROWS_AT_ONCE = 100_000  # of a shard of users: items, entries, acts; a day is never divided
+_ROWS_AT_ONCE = 250_000  # of a shard of users: items, entries, acts; a day is never divided
 _LISTS_AT_ONCE = 4_096
 _FAULT = "fault.txt"
 _ALL = 0  # the one key of what is not divided
@@ -137,15 +137,14 @@ def read_files(portion: Portion, job: Job) -> Done:
     Raises:
       LogError: A column is missing or cannot be what it should, or a file is damaged.
     """
-    unreadable: list[File] = []
-    while True:
-        try:
-            return _read_files(portion, unreadable, job)
-        except _Damaged as fault:
-            if job.config.unreadable_files == "refuse":
-                raise damaged(fault.file.path, fault.error) from fault
-            # Rows of its beginning are written already: once more without it.
-            unreadable.append(fault.file)
+    try:
+        return _read_files(portion, (), job)
+    except _Damaged as fault:
+        if job.config.unreadable_files == "refuse":
+            raise damaged(fault.file.path, fault.error) from fault
+        # Rows of its beginning are written already: once more, without it and its like.
+        later = portion.files[portion.files.index(fault.file) :]
+        return _read_files(portion, [file for file in later if _is_damaged(file, job)], job)
 
 
 class _Damaged(Exception):
@@ -202,6 +201,15 @@ def _batches(file: File, job: Job) -> Iterator[reading.Batch]:
         yield from reading.read(file.path, file.kind, job.config, job.guard.forgotten)
     except Unreadable as error:
         raise _Damaged(file, error) from error
+
+
+def _is_damaged(file: File, job: Job) -> bool:
+    try:
+        for _ in _batches(file, job):
+            pass
+    except _Damaged:
+        return True
+    return False
 
 
 def _home(kind: str, table: pa.Table, shards: int) -> np.ndarray:
@@ -309,7 +317,7 @@ def _steps(
     tables = [*searches, *acts]
     times = [numbers(table["time"]) for table in tables]
     rows = [
-        numbers(pc.list_value_length(table["item_id"])) + config.history_length
+        numbers(pc.list_value_length(table["item_id"])).astype(np.int64) + config.history_length
         for table in searches
     ]
     rows += [np.ones(table.num_rows, np.int64) for table in acts]
