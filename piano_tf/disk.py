@@ -9,20 +9,26 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from piano_tf.errors import PianoError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries in C++, and Beam, pass on what the system says as text; SQLite has words of its own.
 _WORDS = "|".join([*(re.escape(os.strerror(number)) for number in _FULL), "disk is full"])
 _TOLD = re.compile(_WORDS)
 # TensorFlow says `/a/file; No space ...`, and Python `... device: '/a/file'`, or `'from' -> 'to'`.
-_BEFORE = re.compile(rf"(?:^|\s)(/[^;\n]+); (?:{_WORDS})", re.MULTILINE)
+# What TensorFlow renames is `/a/file to: /b/file; No space ...`: the second could not be written.
+_BEFORE = re.compile(rf"(?:^|\s)(/(?:(?! to: )[^;\n])+); (?:{_WORDS})", re.MULTILINE)
 _AFTER = re.compile(rf"(?:{_WORDS}): (?:'[^'\n]*' -> )?'(/[^'\n]+)'")
+# Where no other traceback, of what caused this one, ends in `exception:` and an empty line.
+_TRACEBACK = re.compile(r"^(?<!:\n\n)Traceback\b", re.MULTILINE)
 
 
 def full_disk(told: BaseException | str, written: Iterable[Path]) -> str | None:
     """Names the disk if a full one is what an error is about.
 
     Args:
-      told: The error, with all that it came of; or what a process said of it.
+      told: The error, with all that it came of; or what a process that failed has printed, of which
+        the last traceback counts with what caused it, or the last line if there is none.
       written: Folders that may have been written to, for an error that names no file: the disk is
         then that with the least room.
 
@@ -34,7 +40,7 @@ def full_disk(told: BaseException | str, written: Iterable[Path]) -> str | None:
     >>> full_disk(ValueError("expected a number"), [Path("/")]) is None
     True
     """
-    errors = [*_came_of(told)] if isinstance(told, BaseException) else [told]
+    errors = [*_came_of(told)] if isinstance(told, BaseException) else [_last(told)]
     if not any(_is_full(error) for error in errors):
         return None
     named = next((path for error in errors for path in _named(error)), None)
@@ -58,8 +64,19 @@ def _came_of(error: BaseException) -> Iterator[BaseException]:
             waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
 
 
+def _last(printed: str) -> str:
+    """What a process printed last of an error."""
+    starts = [found.start() for found in _TRACEBACK.finditer(printed)]
+    return printed[starts[-1] :] if starts else "".join(printed.strip().splitlines()[-1:])
+
+
+def _text(error: BaseException | str) -> str:
+    """An error's words; none of what quotes the values of a person's log or configuration."""
+    return "" if isinstance(error, PianoError) else str(error)
+
+
 def _is_full(error: BaseException | str) -> bool:
-    return getattr(error, "errno", None) in _FULL or _TOLD.search(str(error)) is not None
+    return getattr(error, "errno", None) in _FULL or _TOLD.search(_text(error)) is not None
 
 
 def _named(error: BaseException | str) -> Iterator[Path]:
@@ -69,7 +86,7 @@ def _named(error: BaseException | str) -> Iterator[Path]:
             if isinstance(name, str | os.PathLike):
                 yield Path(name).absolute()
     for pattern in (_BEFORE, _AFTER):
-        for found in pattern.finditer(str(error)):
+        for found in pattern.finditer(_text(error)):
             yield Path(found[1])
 
 

@@ -12,7 +12,9 @@ from small_disk import SmallDisk
 
 from piano_tf import cli
 from piano_tf.disk import full_disk
-from piano_tf.errors import PianoError
+from piano_tf.errors import ConfigError, LogError, PianoError
+from tfx_pipeline import local_runner
+from tfx_pipeline.configs import PipelineConfig
 
 # They say which file it was that they could not write.
 NAMED = {"copying", "tensorflow", "checkpoint", "saved_model"}
@@ -41,7 +43,13 @@ def test_a_full_disk_is_named_whatever_fills_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(2, "No such file or directory", "/a"), ValueError("expected a number"), KeyError()],
+    [
+        OSError(2, "No such file or directory", "/a"),
+        ValueError("expected a number"),
+        KeyError(),
+        LogError("got 'disk is full' a second time", column="list_id", row=3),
+        ConfigError("training.seed: got '/a; No space left on device', expected a number"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_no_full_disk_is_none(error: Exception) -> None:
@@ -59,18 +67,45 @@ def test_it_is_found_behind_what_it_caused() -> None:
     assert found == "no space left on the disk of /, to write no-such-folder/file"
 
 
+def test_a_run_says_what_is_wrong_with_a_log_that_speaks_of_full_disks(tmp_path: Path) -> None:
+    config = PipelineConfig(logs=tmp_path / "logs", home=tmp_path)
+    error = LogError("got 'disk is full' a second time", column="list_id", row=3)
+    assert local_runner._reason(error, config) == str(error)
+    error.__cause__ = OSError(28, "No space left on device", "/no-such-folder/file")
+    assert local_runner._reason(error, config).startswith("no space left on the disk of /, to ")
+
+
+@pytest.mark.parametrize("written", ["/no-such-folder/b/c", "/no-such-folder/b c"])
+def test_of_what_is_renamed_the_new_name_is_named(written: str) -> None:
+    """The rest of it is TensorFlow's."""
+    error = ValueError(f"Failed to rename: /disk/a to: {written}; No space left on device")
+    found = full_disk(error, [])
+    assert found == f"no space left on the disk of /, to write {written[1:]}"
+
+
+FULL = "OSError: [Errno 28] No space left on device: '/from' -> '/tfx/to'\n"
+TRACEBACK = "Traceback (most recent call last):\n  File 'a.py', line 1\n"
+NEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+TOLD = "no space left on the disk of /, to write tfx/to"
+PRINTED = {
+    "a full disk": (TRACEBACK + FULL, TOLD),
+    "a full disk, and what came of it": (f"{TRACEBACK}{FULL}{NEXT}{TRACEBACK}KeyError: 1\n", TOLD),
+    "after a warning": (f"a warning\n{TRACEBACK}{FULL}", TOLD),
+    "a warning alone": (f"WARNING: {FULL}Error: no pipeline\n", "Error: no pipeline"),
+    "a warning, then another error": (f"WARNING: {FULL}{TRACEBACK}KeyError: 1\n", "KeyError: 1"),
+    "what was overcome": (f"{TRACEBACK}{FULL}again\n{TRACEBACK}KeyError: 1\n", "KeyError: 1"),
+    "nothing": ("", "it gave no reason"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("printed", "told"), PRINTED.values(), ids=PRINTED)
 def test_what_the_tfx_command_says_of_it_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, printed: str, told: str
 ) -> None:
     """It copies the pipeline's file into its home before any stage runs."""
-    said = (
-        f"Traceback\nOSError: [Errno 28] No space left on device: '{tmp_path}/from' -> '/tfx/to'\n"
-    )
     monkeypatch.setattr(
-        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, stderr=said)
+        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, stderr=printed)
     )
     with pytest.raises(PianoError) as error:
         cli._tfx(["pipeline", "create"], {}, tmp_path, stdout=None)
-    assert (
-        str(error.value) == "tfx pipeline create: no space left on the disk of /, to write tfx/to"
-    )
+    assert str(error.value) == f"tfx pipeline create: {told}"
