@@ -316,7 +316,8 @@ class TrainingConfig(Frozen):
         outputs stay in float32, and float16's losses are scaled. Null computes in float32.
       xla: Whether steps are compiled by XLA, anew for each shape of a batch. One replica alone.
       cache: Whether the pipeline keeps the training lists in memory, as they are on disk but not
-        compressed, from one epoch to the next; `piano train` keeps encoded ones in a file anyway.
+        compressed, from one epoch to the next: files are then read in the same order in each, and
+        only the buffer shuffles. `piano train` keeps encoded ones in a file anyway.
       checkpoint_steps: Steps between checkpoints, where a folder for them is given.
       seed: Of initialisation, shuffling and dropout.
     """

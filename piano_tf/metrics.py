@@ -90,8 +90,8 @@ class NDCG(ListMetric):
 class _LogitAUC(tf.keras.metrics.AUC):
     """AUC in buckets of logits, for rare events all fall into one equal bucket of probability.
 
-    What Keras computes, in a fraction of its time: a case is put into its bucket once, and not held
-    against each threshold.
+    What Keras computes, by less work: a case is put into its bucket once, and not held against each
+    threshold.
     """
 
     def __init__(self) -> None:
