@@ -47,7 +47,7 @@ def run_epochs(
     Args:
       model: Made and compiled in the strategy's scope.
       train: Batches of (inputs, labels), fresh: if they are shuffled anew each time, then in an
-        order that depends on a seed and on how often that has been.
+        order that depends on a seed and on how many iterators were made before, read or not.
       validation: Batches of (inputs, labels).
       epochs: How many, those before `start` included.
       strategy: Where.

@@ -2,7 +2,7 @@
 
 TFX's own ParquetExecutor makes a Python object of every value, and shuffles all examples at once,
 which a runner on one machine does in memory: both grow with the log. Here lists go from Parquet to
-files of examples a batch at a time.
+files of examples a batch at a time, and each file is shuffled by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ class CheckedParquetExecutor(parquet_executor.Executor):
 
 
 def write_examples(file: str, folder: str, *, spec: FeatureSpec) -> None:
-    """Deals the lists of a Parquet file out to files of tf.Examples.
+    """Deals the lists of a Parquet file out to files of tf.Examples, each in an order of its own.
 
     Each gets lists of all times, about as many as the buffer in which training shuffles takes:
-    whoever reads file after file through that buffer has shuffled them all. The same file is dealt
-    out alike every time.
+    whoever reads one file after another, or several at once, gets lists of all times from anywhere
+    in them. The same lists are dealt out alike every time, and days not in step with each other.
 
     Args:
       file: Of a log that keeps the contract.
@@ -83,19 +84,33 @@ def write_examples(file: str, folder: str, *, spec: FeatureSpec) -> None:
     rows = rows_of(Path(file))
     count = min(max(1, -(-rows // SHUFFLED_AT_ONCE)), _MOST_FILES)
     tf.io.gfile.makedirs(folder)
-    rng = np.random.default_rng(0)
+    names = [f"{folder}/{Path(file).stem}-{number:05d}.gz" for number in range(count)]
+    rng = np.random.default_rng(_seed_of(Path(file)))
     encoder = example_coder.RecordBatchToExamplesEncoder()
     with contextlib.ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                tf.io.TFRecordWriter(f"{folder}/{Path(file).stem}-{number:05d}.gz", "GZIP")
-            )
-            for number in range(count)
-        ]
+        # They are read once more, and then written for good.
+        quick = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+        writers = [stack.enter_context(tf.io.TFRecordWriter(name, quick)) for name in names]
         for batch in checked(read_batches([Path(file)]), spec, source=file):
             dealt = rng.permutation(batch.num_rows) % count
             for number, example in zip(dealt, encoder.encode(_as_examples(batch)), strict=True):
                 writers[number].write(example)
+    for name in names:
+        _shuffle(name, rng)
+
+
+def _seed_of(file: Path) -> int:
+    """From its first list, of which no other file has one alike."""
+    first = next(read_batches([file], rows=1, columns=["list_id"]), None)
+    return 0 if first is None else zlib.crc32("".join(first.column(0).to_pylist()).encode())
+
+
+def _shuffle(name: str, rng: np.random.Generator) -> None:
+    """Writes the examples of a file again, in another order."""
+    examples = [*tf.data.TFRecordDataset(name, "GZIP").as_numpy_iterator()]
+    with tf.io.TFRecordWriter(name, "GZIP") as writer:
+        for number in rng.permutation(len(examples)):
+            writer.write(examples[number])
 
 
 def _as_examples(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -107,17 +122,17 @@ def _as_examples(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _as_lists(array: pa.Array) -> pa.ListArray:
     if pa.types.is_list(array.type):
-        values, offsets = array.values, array.offsets.to_numpy()
-        absent = np.diff(offsets) == 0
+        values, lengths = array.flatten(), np.diff(array.offsets.to_numpy())
     else:
-        values, offsets = array, np.arange(len(array) + 1, dtype=np.int32)
         nothing = "" if pa.types.is_string(array.type) else 0
-        absent = pc.equal(array, nothing).to_numpy(zero_copy_only=False)
+        present = pc.not_equal(array, nothing)
+        values, lengths = array.filter(present), present.cast(pa.int8()).to_numpy()
     if pa.types.is_string(values.type):
         values = values.cast(pa.binary())
-    # A list without an offset of its own is none.
-    starts = pa.array(offsets, pa.int32(), mask=np.append(absent, False))
-    return pa.ListArray.from_arrays(starts, values)
+    # A list without an offset of its own is none; it has no values to give to another.
+    absent = np.append(lengths == 0, False)
+    offsets = np.append(0, np.cumsum(lengths, dtype=np.int32))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32(), mask=absent), values)
 
 
 def _log_of(exec_properties: dict[str, Any]) -> Path:

@@ -208,6 +208,9 @@ def encoded_dataset(
         epoch; None keeps the order of the files.
       cache: Whether serialized examples are kept in memory after the first epoch, files in their
         order: an epoch's lists are then shuffled in the buffer alone.
+
+    Returns:
+      Each iterator that is made is the next epoch, read or not.
     """
     feature_spec = output.transformed_feature_spec()
 
@@ -218,17 +221,40 @@ def encoded_dataset(
         return padded, labels
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    order = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
-    if shuffle_seed is not None and not cache:
-        order = order.shuffle(max(1, len(files)), seed=shuffle_seed, reshuffle_each_iteration=True)
-    # A list from each of several files in turn: a window's days are files of their own.
-    lists = order.interleave(
+    if shuffle_seed is None:
+        lists = _lists_of(files, at_once=1)
+    elif cache:
+        lists = _lists_of(files, at_once=_FILES_AT_ONCE).cache()
+        lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
+    else:
+        lists = _shuffled_lists(files, shuffle_seed)
+    return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled_lists(files: list[str], seed: int) -> tf.data.Dataset:
+    """Serialized lists in an order of files, and of lists, that is the epoch's own.
+
+    All of an epoch's order follows from one number, drawn when the epoch's iterator is made: who
+    makes an iterator has passed an epoch by, whether or not it is read. A shuffled dataset of
+    shuffled files would draw the order of the files only when it is asked for its first list.
+    """
+
+    def of_epoch(drawn: tf.Tensor) -> tf.data.Dataset:
+        # In this function's graph alone: beside a seed of 0, TensorFlow takes no tensor for one.
+        tf.random.set_seed(1)
+        names = tf.constant(files, tf.string)
+        order = tf.random.experimental.stateless_shuffle(names, [seed, drawn])
+        return _lists_of(order, at_once=_FILES_AT_ONCE).shuffle(SHUFFLED_AT_ONCE, seed=drawn)
+
+    drawn = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    return drawn.take(1).flat_map(of_epoch)
+
+
+def _lists_of(files: list[str] | tf.Tensor, *, at_once: int) -> tf.data.Dataset:
+    """Serialized lists, one from each of several files in turn: a window's days are files apart."""
+    return tf.data.Dataset.from_tensor_slices(tf.convert_to_tensor(files, tf.string)).interleave(
         lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
-        cycle_length=1 if shuffle_seed is None else _FILES_AT_ONCE,
+        cycle_length=at_once,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    lists = lists.cache() if cache else lists
-    if shuffle_seed is not None:
-        lists = lists.shuffle(SHUFFLED_AT_ONCE, seed=shuffle_seed, reshuffle_each_iteration=True)
-    return lists.batch(batch_size).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
