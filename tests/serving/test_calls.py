@@ -165,7 +165,7 @@ class TestHedge:
         assert log.ended == 11
 
     def test_waits_for_the_retry_when_nothing_runs(self) -> None:
-        retries = dataclasses.replace(SURE, hedge_after_s=5, backoff_s=8, budget=1)
+        retries = dataclasses.replace(SURE, hedge_after_s=5, backoff_s=8)
         log = World(retries).run([DOWN, OK])
         # The first attempt ends at 2, and then comes a pause of 8.
         assert (log.started, log.answer) == ([0, 10], 1)
