@@ -15,6 +15,7 @@ keep the order, and do not ask again: by then the listener may have clicked, and
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ class Field:
 
     Attributes:
       path: In a hit's `_source`, with dots between levels, as the engine writes them.
-      missing: What a hit without it has: text or a number, as the column has.
+      missing: What a hit without it has: text or a number, as the column has. It stands for what
+        is no finite number in a column of numbers, too: one odd document must not cost the page.
     """
 
     path: str
@@ -139,4 +141,10 @@ def _value(source: Json, field: Field) -> Any:
         value = value[0] if value else None
     if value is None:
         return field.missing
-    return str(value) if isinstance(field.missing, str) else float(value)
+    if isinstance(field.missing, str):
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return field.missing
+    return number if math.isfinite(number) else field.missing

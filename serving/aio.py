@@ -13,7 +13,7 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
-from serving.calls import Ended, Retries, Start, Steps, T
+from serving.calls import Ended, Join, Retries, Start, Steps, T
 from serving.connection import methods, options
 from serving.search_list import Ranking, RerankedList, SearchList
 from serving.session import Session
@@ -106,6 +106,9 @@ class AsyncRerankClient:
                 if isinstance(step, Start):
                     running.add(asyncio.create_task(self._attempt(step)))
                     continue
+                if isinstance(step, Join):
+                    await asyncio.wait([asyncio.wrap_future(step.done)], timeout=step.timeout_s)
+                    continue
                 if not running:  # a pause, which asyncio.wait does not take
                     await asyncio.sleep(step.timeout_s)
                     continue
@@ -119,6 +122,7 @@ class AsyncRerankClient:
         except StopIteration as stop:
             return stop.value
         finally:
+            steps.close()  # at once: others may have joined what these steps do
             for task in running:
                 task.cancel()
 
@@ -127,7 +131,11 @@ class AsyncRerankClient:
             call = self._methods[step.method](
                 step.request, timeout=step.timeout_s, wait_for_ready=step.wait_for_ready
             )
-            return Ended(step.number, await call)
+            response = await call
+            if response is None:  # so grpc.aio says that the bytes are no such message
+                details = "the answer cannot be decoded"
+                return Ended(step.number, code=grpc.StatusCode.INTERNAL, details=details)
+            return Ended(step.number, response)
         except grpc.aio.AioRpcError as error:
             return Ended(step.number, code=error.code(), details=error.details() or "")
         except grpc.aio.UsageError as error:  # the channel is closed

@@ -1,8 +1,9 @@
 """One call with its deadline, retries and a hedge, without doing any input or output itself.
 
 What is to be done next is decided here, in generators, once for every kind of client. A generator
-yields `Start` to have an attempt begin and `Wait` to be told what ended; whoever drives it (threads
-in `serving/client.py`, an event loop in `serving/aio.py`, a clock of its own in the tests) does so.
+yields `Start` to have an attempt begin, `Wait` to be told what ended and `Join` to wait for another
+call; whoever drives it (threads in `serving/client.py`, an event loop in `serving/aio.py`, a clock
+of its own in the tests) does so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import grpc
@@ -117,6 +119,19 @@ class Wait:
 
 
 @dataclasses.dataclass(frozen=True)
+class Join:
+    """Wait for what another call of the client is doing; answered with None.
+
+    Attributes:
+      done: Has a result once that is over.
+      timeout_s: Seconds to wait at most.
+    """
+
+    done: Future[Any]
+    timeout_s: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Ended:
     """How an attempt ended.
 
@@ -133,7 +148,7 @@ class Ended:
     details: str = ""
 
 
-Steps = Generator[Start | Wait, Ended | None, T]
+Steps = Generator[Start | Wait | Join, Ended | None, T]
 
 
 class CallError(Exception):
@@ -194,7 +209,8 @@ class Caller:
             hedges = hedge_at is not None and now >= hedge_at
             if hedges:
                 hedge_at = None
-            if (start_at is not None and now >= start_at) or (
+            # A retry that is still to come has its attempt already; a hedge is that one, sooner.
+            if (start_at is not None and (hedges or now >= start_at)) or (
                 hedges and attempts < self._retries.attempts and self._budget.take()
             ):
                 start_at = None
@@ -218,8 +234,16 @@ class Caller:
                 again = self.clock() + self._pause_s(attempts)
                 if again < deadline and self._budget.take():
                     start_at = again
-            if not running and start_at is None:
+            if running:
+                continue
+            if start_at is None:
                 raise CallError(ended.code, ended.details)
+            hedge_at = None  # there is nothing to hedge until the pause is over
+
+    def pause(self, until: float) -> Steps[None]:
+        """Does nothing until a moment on the clock."""
+        while (left_s := until - self.clock()) > 0:
+            yield Wait(left_s)
 
     def _pause_s(self, attempts: int) -> float:
         most = self._retries.backoff_s * 2 ** (attempts - 1)

@@ -10,6 +10,7 @@ Neither importing nor using it imports TensorFlow; it needs grpcio, protobuf and
 
 from __future__ import annotations
 
+import concurrent.futures
 import queue
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from serving.calls import Ended, Retries, Start, Steps, T
+from serving.calls import Ended, Join, Retries, Start, Steps, T
 from serving.connection import ended_by, methods, options
 from serving.search_list import (
     FirstStageList,
@@ -52,7 +53,7 @@ class RerankClient:
 
     Args:
       address: The server's `host:port`. A name of several machines, as `dns:///piano:8500`, is
-        asked in turn, so that a second attempt goes to another one.
+        asked in turn, so that a second attempt usually goes to another one.
       model_name: The model's name on the server.
       timeout_s: Seconds that each call may take, with all that belongs to it: asking for the
         model's inputs, retries, a hedge. A model without warm-up may need longer for the first
@@ -95,7 +96,7 @@ class RerankClient:
         self._methods = methods(self._channel)
 
     def wait_until_available(self, timeout_s: float) -> int:
-        """Waits for the server to come up with the model.
+        """Waits for the server to come up, and for a version of the model that is still loading.
 
         Args:
           timeout_s: Seconds to wait at most.
@@ -104,7 +105,7 @@ class RerankClient:
           The highest version that is available.
 
         Raises:
-          RerankError: The time is up, or the server does not have the model.
+          RerankError: The time is up, or the server has no version and none on its way.
         """
         return self._run(self._session.wait_until_available(timeout_s))
 
@@ -199,6 +200,9 @@ class RerankClient:
                 if isinstance(step, Start):
                     self._start(step, running, ended)
                     continue
+                if isinstance(step, Join):
+                    concurrent.futures.wait([step.done], step.timeout_s)
+                    continue
                 try:
                     event = ended.get(timeout=step.timeout_s)
                     running.pop(event.number, None)
@@ -207,6 +211,7 @@ class RerankClient:
         except StopIteration as stop:
             return stop.value
         finally:
+            steps.close()  # at once: others may have joined what these steps do
             # What was overtaken, or is late: the server need not go on with it.
             for call in running.values():
                 call.cancel()

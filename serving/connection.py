@@ -26,7 +26,6 @@ def options() -> list[tuple[str, Any]]:
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 2000),
         # A machine that vanished says nothing: while calls are under way the connection is tried.
-        # TensorFlow Serving takes a ping as often as every 10 s between its answers.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
     ]

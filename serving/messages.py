@@ -91,7 +91,9 @@ _SCHEMA: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-AVAILABLE = 30  # a ModelVersionStatus.state
+# Of ModelVersionStatus.state: loaded, and on its way to that.
+AVAILABLE = 30
+COMING = frozenset({10, 20})
 
 
 def _pool() -> descriptor_pool.DescriptorPool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -16,9 +19,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from serving.batch import Column, pad_batch
-from serving.calls import Caller, CallError, Retries, Steps
+from serving.calls import Caller, CallError, Join, Retries, Steps
 from serving.messages import (
     AVAILABLE,
+    COMING,
     GetModelMetadataRequest,
     GetModelStatusRequest,
     PredictRequest,
@@ -38,7 +42,11 @@ from serving.tensors import DTYPES, read_tensor, write_tensor
 SIGNATURE = "serving_default"
 _PER_ITEM = ("order", "score", "click", "conversion")
 _PER_LIST = ("list_click", "list_conversion")
-_VERSIONS = 4
+# Between two looks at a server whose version is still loading.
+_POLL_S = 0.1
+# After the inputs were asked for because something did not fit them, nothing else that does not fit
+# that version has them asked for again.
+_LEARN_AGAIN_S = 1.0
 # Of the time of a call: kept back to make the first-stage answer and to hand it over in time.
 _RESERVE = 0.1
 _RESERVE_S = 0.01
@@ -68,8 +76,8 @@ class _Inputs:
 class Session:
     """The model on its server as one client knows it; shared by all calls of that client.
 
-    What inputs the model takes is asked before the first re-ranking, and again when another version
-    answers than they were learnt from, or when a list or a request does not fit them.
+    What inputs the model takes is asked before the first re-ranking, and again when a list or a
+    request does not fit them: about once a second at most, and once for all calls that wait for it.
 
     Args:
       address: The server's, for messages.
@@ -79,7 +87,7 @@ class Session:
       pad_to: Places for candidates and for history entries that a request has at least.
       first_stage_on_request_error: Whether `rank` answers a list that does not fit the model with
         its first-stage order too.
-
+      clock: Seconds on a clock that never goes back.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Session:
         *,
         pad_to: tuple[int, int],
         first_stage_on_request_error: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if min(pad_to) < 1:
             raise ValueError(f"pad_to is {pad_to}, expected two numbers of 1 or more")
@@ -99,34 +108,37 @@ class Session:
         self._timeout_s = timeout_s
         self._pad_to = pad_to
         self._forgiving = first_stage_on_request_error
-        self._caller = Caller(retries)
-        # Version -> its inputs: while versions are swapped, servers may answer with either.
-        self._known: dict[int, _Inputs] = {}
+        self._caller = Caller(retries, clock)
         self._current: _Inputs | None = None
+        # Around the two below; never held while anything is waited for.
+        self._lock = threading.Lock()
+        self._learning: Future[_Inputs | RerankError | None] | None = None
+        # Version -> when its inputs were last asked for again.
+        self._asked_again: dict[int, float] = {}
 
     def wait_until_available(self, timeout_s: float) -> Steps[int]:
         """See `RerankClient.wait_until_available`."""
         request = GetModelStatusRequest()
         request.model_spec.name = self._model_name
-        try:
-            response = yield from self._call(
-                "GetModelStatus", request, self._deadline(timeout_s), wait_for_ready=True
-            )
-        except RerankError as error:
-            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise
-            raise RerankError(
-                f"no server answered at {self._address} within {timeout_s:g} s", error.code
-            ) from error
-        available = [
-            status.version for status in response.model_version_status if status.state == AVAILABLE
-        ]
-        if not available:
-            raise RerankError(
-                f"the server at {self._address} has no version of {self._model_name!r} available",
-                grpc.StatusCode.UNAVAILABLE,
-            )
-        return max(available)
+        deadline = self._deadline(timeout_s)
+        found = f"no server answered at {self._address}"
+        while True:
+            try:
+                response = yield from self._call(
+                    "GetModelStatus", request, deadline, wait_for_ready=True
+                )
+            except RerankError as error:
+                if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                raise RerankError(f"{found} within {timeout_s:g} s", error.code) from error
+            states = {each.version: each.state for each in response.model_version_status}
+            available = [version for version, state in states.items() if state == AVAILABLE]
+            if available:
+                return max(available)
+            found = f"no version of {self._model_name!r} was available at {self._address}"
+            if COMING.isdisjoint(states.values()):
+                raise RerankError(found, grpc.StatusCode.UNAVAILABLE)
+            yield from self._caller.pause(min(self._caller.clock() + _POLL_S, deadline))
 
     def rerank_batch(
         self, lists: Sequence[SearchList], timeout_s: float | None
@@ -175,18 +187,18 @@ class Session:
         inputs, fresh = self._current, False
         while True:
             if inputs is None:
-                inputs, fresh = (yield from self._learn(deadline)), True
+                inputs, fresh = (yield from self._learn(None, deadline)), True
             try:
                 request = self._request(lists, inputs.columns)
                 response = yield from self._call("Predict", request, deadline)
-                return self._answers(lists, response)
+                return self._answers(lists, response, inputs.columns)
             except (RequestError, RerankError) as error:
                 code = getattr(error, "code", grpc.StatusCode.INVALID_ARGUMENT)
                 if fresh or code is not grpc.StatusCode.INVALID_ARGUMENT:
                     raise
                 # The model may have been replaced by one with other inputs since they were learnt.
                 try:
-                    newer, fresh = (yield from self._learn(deadline)), True
+                    newer, fresh = (yield from self._learn(inputs, deadline)), True
                 except RerankError:
                     raise error from None
                 if newer.columns == inputs.columns:
@@ -206,10 +218,12 @@ class Session:
                 ) from error
         return request
 
-    def _answers(self, lists: Sequence[SearchList], response: Any) -> list[RerankedList]:
+    def _answers(
+        self, lists: Sequence[SearchList], response: Any, columns: Mapping[str, Column]
+    ) -> list[RerankedList]:
         version = response.model_spec.version.value
-        # Unknown versions are asked about before the next list.
-        self._current = self._known.get(version)
+        # A version that answers takes what it was sent, no more and no less: nothing to ask.
+        self._current = _Inputs(version, columns)
         try:
             outputs = {
                 name: read_tensor(response.outputs[name]) for name in (*_PER_ITEM, *_PER_LIST)
@@ -221,8 +235,76 @@ class Session:
         except (IndexError, ValueError) as error:
             raise self._unusable(f"gave an answer that is none: {error}") from error
 
-    def _learn(self, deadline: float) -> Steps[_Inputs]:
-        """Asks what inputs the model takes."""
+    def _learn(self, unfit: _Inputs | None, deadline: float) -> Steps[_Inputs]:
+        """What inputs the model takes, by asking unless another call has asked or is about to know.
+
+        Args:
+          unfit: Inputs that a list or a request did not fit; what is returned may be the same.
+          deadline: Of the call that wants to know.
+
+        Raises:
+          RerankError: There is no telling.
+        """
+        while True:
+            with self._lock:
+                current = self._current
+                if current is not None and (unfit is None or current.columns != unfit.columns):
+                    return current
+                joined = self._learning
+                if joined is None:
+                    if unfit is not None and self._was_asked_again(unfit.version):
+                        return unfit
+                    learning = self._learning = Future()
+            if joined is None:
+                learnt = yield from self._ask_inputs(learning, unfit, deadline)
+                return learnt
+            yield Join(joined, max(0.0, deadline - self._caller.clock()))
+            outcome = joined.result() if joined.done() else None
+            if isinstance(outcome, RerankError):
+                raise RerankError(str(outcome), outcome.code)
+            if outcome is not None:
+                return outcome
+            if self._caller.clock() >= deadline:
+                raise self._ended_with(grpc.StatusCode.DEADLINE_EXCEEDED, "the time is up")
+
+    def _was_asked_again(self, version: int) -> bool:
+        """Whether a version's inputs were asked for again just now."""
+        soonest = self._caller.clock() - _LEARN_AGAIN_S
+        self._asked_again = {
+            version: at for version, at in self._asked_again.items() if at > soonest
+        }
+        return version in self._asked_again
+
+    def _ask_inputs(
+        self,
+        learning: Future[_Inputs | RerankError | None],
+        unfit: _Inputs | None,
+        deadline: float,
+    ) -> Steps[_Inputs]:
+        """Asks what inputs the model takes, and tells those who have joined.
+
+        They are told of an error too, but not of one that is this call's own, as its deadline is:
+        then, and when this call is given up, it is None, and one of them asks.
+        """
+        outcome: _Inputs | RerankError | None = None
+        try:
+            outcome = learnt = yield from self._described(deadline)
+        except RerankError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                outcome = error
+            raise
+        else:
+            self._current = learnt
+            return learnt
+        finally:
+            with self._lock:
+                if unfit is not None:
+                    self._asked_again[unfit.version] = self._caller.clock()
+                self._learning = None
+            learning.set_result(outcome)
+
+    def _described(self, deadline: float) -> Steps[_Inputs]:
+        """The inputs as the model describes itself."""
         request = GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = self._model_name
         response = yield from self._call("GetModelMetadata", request, deadline)
@@ -236,12 +318,7 @@ class Session:
             name: self._column(name, info)
             for name, info in signatures.signature_def[SIGNATURE].inputs.items()
         }
-        learnt = _Inputs(response.model_spec.version.value, columns)
-        others = [each for each in self._known.values() if each.version != learnt.version]
-        # A new mapping, for other threads may be reading the one there is.
-        self._known = {each.version: each for each in (*others[1 - _VERSIONS :], learnt)}
-        self._current = learnt
-        return learnt
+        return _Inputs(response.model_spec.version.value, columns)
 
     def _column(self, name: str, info: Any) -> Column:
         rank = len(info.tensor_shape.dim)
@@ -264,12 +341,15 @@ class Session:
         try:
             response = yield from self._caller.call(method, request, deadline, **options)
         except CallError as error:
-            raise RerankError(
-                f"the call to {self._model_name!r} at {self._address} ended with "
-                f"{error.code.name}: {error}",
-                error.code,
-            ) from error
+            raise self._ended_with(error.code, str(error)) from error
         return response
+
+    def _ended_with(self, code: grpc.StatusCode, details: str) -> RerankError:
+        return RerankError(
+            f"the call to {self._model_name!r} at {self._address} ended with "
+            f"{code.name}: {details}",
+            code,
+        )
 
 
 def _answer(
@@ -281,6 +361,8 @@ def _answer(
       ValueError: They are no answer to this list.
     """
     length = len(search_list.item_id)
+    if outputs["order"].dtype.kind != "i":
+        raise ValueError(f"order is of type {outputs['order'].dtype}, expected integers")
     # Padding comes last in the order too, so that the first N entries are all candidates.
     per_item: dict[str, Any] = {name: tuple(outputs[name][:length].tolist()) for name in _PER_ITEM}
     for name, values in per_item.items():

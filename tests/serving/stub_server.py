@@ -32,6 +32,7 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
       columns: What the model takes: anything else is INVALID_ARGUMENT.
       behave: What happens at each Predict before it is answered; it may raise or abort.
       describe: The same of GetModelMetadata.
+      garbled: Names of the methods whose answers are bytes of no message.
       calls: Names of the methods called, in order.
       cancelled: Set when a client gives up a Predict before it is answered.
     """
@@ -41,6 +42,7 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.columns: Sequence[str] = COLUMNS
         self.behave: Callable[[Any, grpc.ServicerContext], None] = lambda request, context: None
         self.describe = self.behave
+        self.garbled: set[str] = set()
         self.calls: list[str] = []
         self.cancelled = threading.Event()
         self.address = ""
@@ -85,7 +87,11 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
     @contextlib.contextmanager
     def running(self) -> Iterator[StubServer]:
         with ThreadPoolExecutor(4) as threads:
-            server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
+            server = grpc.server(
+                threads,
+                interceptors=[_Garbling(self.garbled)],
+                options=[("grpc.so_reuseport", 0)],
+            )
             prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(self, server)
             self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
             server.start()
@@ -93,3 +99,18 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
                 yield self
             finally:
                 server.stop(None).wait()
+
+
+class _Garbling(grpc.ServerInterceptor):
+    """Sends other bytes than the methods' answers."""
+
+    def __init__(self, methods: set[str]) -> None:
+        self._methods = methods
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        if handler_call_details.method.rpartition("/")[2] not in self._methods:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            handler.unary_unary, handler.request_deserializer, lambda response: b"\xff"
+        )

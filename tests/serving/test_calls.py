@@ -164,6 +164,18 @@ class TestHedge:
         assert log.started == [0, 5]
         assert log.ended == 11
 
+    def test_waits_for_the_retry_when_nothing_runs(self) -> None:
+        retries = dataclasses.replace(SURE, hedge_after_s=5, backoff_s=8)
+        log = World(retries).run([DOWN, OK])
+        # The first attempt ends at 2, and then comes a pause of 8.
+        assert (log.started, log.answer) == ([0, 10], 1)
+
+    def test_is_the_retry_that_is_to_come(self) -> None:
+        """The hedge fails at 7 and is to be repeated at 15; the next is due at 10."""
+        retries = dataclasses.replace(SURE, hedge_after_s=5, backoff_s=4, budget=2)
+        log = World(retries).run([Scripted(Code.OK, 40), DOWN, OK])
+        assert (log.started, log.answer) == ([0, 5, 10], 2)
+
 
 class TestBudget:
     def test_bounds_the_further_attempts(self) -> None:

@@ -84,6 +84,15 @@ class TestFallback:
         assert answer.reason.code == code.name
         assert answer.reason.message.endswith(f"ended with {code.name}: not now")
 
+    @pytest.mark.parametrize("method", ["GetModelMetadata", "Predict"])
+    def test_an_answer_that_cannot_be_decoded(
+        self, stub: StubServer, connect: Any, method: str
+    ) -> None:
+        stub.garbled.add(method)
+        answer = connect(stub.address).rank(ASKED)
+        assert stub.calls[-1] == method
+        assert (answer.ranking, answer.reason.code) == (tuple(ASKED.item_id), "INTERNAL")
+
     def test_nobody_there(self, connect: Any) -> None:
         with StubServer().running() as stub:
             address = stub.address
@@ -137,8 +146,12 @@ class TestFallback:
                 lambda outputs: outputs["score"].CopyFrom(outputs["list_click"]),
                 "gave an answer that is none",
             ),
+            (
+                lambda outputs: outputs["order"].CopyFrom(tf.make_tensor_proto([[2.0, 1.0, 0.0]])),
+                "order is of type float32, expected integers",
+            ),
         ],
-        ids=["no order", "too many", "too few"],
+        ids=["no order", "too many", "too few", "no indices"],
     )
     def test_an_answer_that_is_none(
         self, connect: Any, break_: Callable[[Any], Any], message: str
@@ -266,8 +279,18 @@ class TestAnotherModel:
             stub.version = version
             versions.append(client.rerank(ASKED).model_version)
         assert versions == [1, 1, 2, 2, 1, 2]
-        # Learnt before the first list and after the first answer of version 2, and known since.
-        assert stub.calls.count("GetModelMetadata") == 2
+        assert stub.calls.count("GetModelMetadata") == 1
+
+    def test_two_versions_in_turn(self, connect: Any) -> None:
+        """As while one machine after the other takes up the new version."""
+        with StubServer().running() as old, StubServer().running() as new:
+            new.version = 2
+            client = connect(f"ipv4:{old.address},{new.address}")
+            answered: list[int] = []
+            # Until both are connected, all calls may go to one of them.
+            while len(answered) < 8 or {*answered[-8:]} != {1, 2}:
+                answered.append(client.rerank(ASKED).model_version)
+                assert (old.calls + new.calls).count("GetModelMetadata") == 1
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -321,6 +344,49 @@ def test_one_client_serves_many_threads_on_one_connection(stub: StubServer, conn
         answers = [*threads.map(client.rank, [ASKED] * 64)]
     assert {answer.ranking for answer in answers} == {REVERSED}
     assert len(peers) == 1
+
+
+class TestManyCallersAtFirst:
+    callers = 32
+
+    def test_ask_for_the_inputs_once(self, stub: StubServer, connect: Any) -> None:
+        came = threading.Semaphore(0)
+
+        def describe(request: Any, context: grpc.ServicerContext) -> None:
+            if stub.calls.count("GetModelMetadata") == 1:
+                for _ in range(self.callers):
+                    came.acquire(timeout=LONG)
+
+        stub.describe = describe
+        client = connect(stub.address)
+
+        def rank(_: int) -> Any:
+            came.release()
+            return client.rank(ASKED)
+
+        with ThreadPoolExecutor(self.callers) as threads:
+            answers = [*threads.map(rank, range(self.callers))]
+        assert {answer.ranking for answer in answers} == {REVERSED}
+        assert stub.calls.count("GetModelMetadata") == 1
+
+    def test_one_that_is_cancelled_leaves_it_to_another(self, stub: StubServer) -> None:
+        reached, done = threading.Event(), threading.Event()
+
+        def describe(request: Any, context: grpc.ServicerContext) -> None:
+            if not reached.is_set():
+                reached.set()
+                done.wait(LONG)
+
+        stub.describe = describe
+        client = BlockingClient(stub.address, timeout_s=LONG)
+        first, second = client.client.rank(ASKED), client.client.rank(ASKED)
+        asking = asyncio.run_coroutine_threadsafe(first, client.loop)
+        assert reached.wait(LONG)
+        other = asyncio.run_coroutine_threadsafe(second, client.loop)
+        asking.cancel()
+        assert other.result(LONG).ranking == REVERSED
+        done.set()
+        client.stop()
 
 
 def test_a_cancelled_task_cancels_its_call(stub: StubServer) -> None:

@@ -1,4 +1,4 @@
-"""`piano serve` is killed under load, and comes back: callers get orders all the while."""
+"""`piano serve` hangs under load, is killed, and comes back: callers get orders all the while."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from serving.client import FirstStageList, Retries, SearchList
 
 ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-c", "from piano_tf.cli import main; main()", "serve")
-# What a call is given, and what no machine is slow enough to need for it.
-TIMEOUT_S, LIMIT_S = 5.0, 60.0
+# What a call is given, and by how much it may overrun that. Nothing but a slow machine makes it: on
+# a free one a call is back before its time is up. Where eight threads and the server share two busy
+# cores a thread may be seconds late; the margin is as wide as it can be and still too narrow for a
+# call that takes its time twice.
+TIMEOUT_S, MARGIN_S = 8.0, 7.0
+# What no machine is slow enough to need for a phase of the test.
+PATIENCE_S = 120.0
 CALLERS = 4
 ASKED = SearchList(
     query="so what",
@@ -91,14 +96,14 @@ class Load:
                 self.wrong.append(answer)
             with self._changed:
                 self.slowest = max(self.slowest, took)
-                counts["first stage" if kept else "model"] += 1
+                counts[answer.reason.code if kept else "model"] += 1
                 self._changed.notify()
 
     def wait_until(self, reached: Callable[[Counter[str]], bool]) -> bool:
         """Whether every caller gets there."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: self.wrong or all(map(reached, self.counts)), timeout=LIMIT_S
+                lambda: self.wrong or all(map(reached, self.counts)), timeout=PATIENCE_S
             )
 
     def stop(self) -> None:
@@ -115,10 +120,12 @@ def test_every_caller_gets_an_order_and_the_client_recovers(model_dir: Path) -> 
             load = Load(address)
             stack.callback(load.stop)
             assert load.wait_until(lambda counts: counts["model"] >= 20)
-            # What is asked from here on is in its hands when it dies.
+            # It takes calls and says nothing: only their deadlines end them.
             process.send_signal(signal.SIGSTOP)
+            assert load.wait_until(lambda counts: counts["DEADLINE_EXCEEDED"] >= 1)
+            # What each caller has asked since is in its hands when it dies.
             process.kill()
-        assert load.wait_until(lambda counts: counts["first stage"] >= 3)
+        assert load.wait_until(lambda counts: counts["UNAVAILABLE"] >= 3)
         before = [counts["model"] for counts in load.counts]
         with served(model_dir, int(address.rpartition(":")[2])):
             for counts, count in zip(load.counts, before, strict=True):
@@ -127,4 +134,4 @@ def test_every_caller_gets_an_order_and_the_client_recovers(model_dir: Path) -> 
             load.stop()
         stack.pop_all()
     assert load.wrong == []
-    assert load.slowest < LIMIT_S
+    assert load.slowest < TIMEOUT_S + MARGIN_S

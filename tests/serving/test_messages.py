@@ -96,6 +96,8 @@ def test_methods_are_the_real_ones() -> None:
 
 def test_the_number_of_available() -> None:
     assert messages.AVAILABLE == get_model_status_pb2.ModelVersionStatus.AVAILABLE
+    status = get_model_status_pb2.ModelVersionStatus
+    assert {status.START, status.LOADING} == messages.COMING
 
 
 def test_types_have_tensorflows_numbers() -> None:

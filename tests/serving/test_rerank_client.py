@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +19,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import model_service_pb2_grpc
-from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus as State
 
 from serving.api import ModelApi
 from serving.client import RequestError, RerankClient, RerankedList, RerankError, SearchList
@@ -339,21 +342,39 @@ class TestWaiting:
             client.wait_until_available(timeout_s=0.05)
         assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
 
-    def test_loading_is_not_available(self, loading_server: str) -> None:
-        client = RerankClient(loading_server)
-        with client, pytest.raises(RerankError, match="no version of 'piano' available") as caught:
+    def test_waits_for_a_version_to_be_loaded(self) -> None:
+        states = (State.START, State.LOADING, State.LOADING, State.AVAILABLE)
+        with going_through(*states) as address, RerankClient(address) as client:
+            assert client.wait_until_available(timeout_s=60) == 1
+
+    def test_loading_is_not_available(self) -> None:
+        with going_through(State.LOADING) as address, RerankClient(address) as client:
+            message = f"no version of 'piano' was available at {address} within 0.5 s"
+            with pytest.raises(RerankError, match=message) as caught:
+                client.wait_until_available(timeout_s=0.5)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def test_what_is_not_loaded_any_more_is_not_waited_for(self) -> None:
+        with (
+            going_through(State.LOADING, State.END) as address,
+            RerankClient(address) as client,
+            pytest.raises(RerankError, match="no version of 'piano' was available") as caught,
+        ):
             client.wait_until_available(timeout_s=60)
         assert caught.value.code == grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.fixture
-def loading_server() -> Iterator[str]:
-    """A server that never gets beyond loading."""
+@contextlib.contextmanager
+def going_through(*states: int) -> Iterator[str]:
+    """A server whose version is in one state after the other, at each look, and stays in the last;
+    yields its address."""
+    coming = itertools.chain(states, itertools.repeat(states[-1]))
 
     class Loading(model_service_pb2_grpc.ModelServiceServicer):
         def GetModelStatus(self, request: Any, context: Any) -> GetModelStatusResponse:
-            status = ModelVersionStatus(version=1, state=ModelVersionStatus.LOADING)
-            return GetModelStatusResponse(model_version_status=[status])
+            return GetModelStatusResponse(
+                model_version_status=[State(version=1, state=next(coming))]
+            )
 
     server = grpc.server(ThreadPoolExecutor(1))
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Loading(), server)

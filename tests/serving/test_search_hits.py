@@ -63,6 +63,19 @@ def test_hits_become_a_list() -> None:
     assert (columns["user_country"], columns["timestamp"]) == ("IT", 1_700_000_000)
 
 
+@pytest.mark.parametrize(
+    ("held", "value"),
+    [("70.5", 70.5), ("n/a", -1.0), ({"week": 3}, -1.0), (10**400, -1.0), ("NaN", -1.0)],
+    ids=["text of a number", "text", "object", "too large", "no number"],
+)
+def test_a_document_with_an_odd_number(held: Any, value: float) -> None:
+    found = copy.deepcopy(FOUND)
+    found["hits"]["hits"][1]["_source"]["popularity"] = held
+    fields = {"item_popularity": example.Field("popularity", missing=-1.0)}
+    columns = example.search_list_of(found, ASKED, fields).columns()
+    assert columns["item_popularity"] == [91.0, value, 70.5, -1.0]
+
+
 def test_a_search_sorted_by_a_field_has_no_scores() -> None:
     found = copy.deepcopy(FOUND)
     for hit in found["hits"]["hits"]:
