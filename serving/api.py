@@ -35,9 +35,8 @@ from serving.limits import Limits
 from serving.lists import ITEMS
 from serving.metrics import Metrics
 from serving.running import Runner
-from serving.servable import Servable
+from serving.servable import DEFAULT_SIGNATURE, Servable
 from serving.versions import Versions
-from serving.warmup import DEFAULT_SIGNATURE
 
 _SIGNATURE_FIELD = "signature_def"
 _LONGEST_MESSAGE = 1024

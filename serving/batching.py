@@ -146,7 +146,7 @@ class Batches:
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""
-        if not plan.is_about_lists:
+        if not plan.is_about_lists or plan.explains:
             return self._one_by_one.run(plan, arrays, call)
         lists, items, history = size(arrays)
         if lists > self._options.most_lists:

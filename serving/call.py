@@ -63,10 +63,12 @@ class Admission:
 
     Args:
       most: How many.
+      of: What they are called where one is refused.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, of: str = "requests") -> None:
         self._most = most
+        self._of = of
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
@@ -79,7 +81,7 @@ class Admission:
                 raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
             if self._inside >= self._most:
                 raise exhausted(
-                    f"{self._most} requests are in progress, which is the most there may be"
+                    f"{self._most} {self._of} are in progress, which is the most there may be"
                 )
             self._inside += 1
         try:

@@ -25,7 +25,7 @@ from serving.call import Call
 from serving.errors import Refusal, ServingError, exhausted, invalid_argument
 from serving.limits import Limits
 from serving.metrics import Metrics
-from serving.warmup import DEFAULT_SIGNATURE
+from serving.servable import DEFAULT_SIGNATURE
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 _VERSION = r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
