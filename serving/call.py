@@ -58,6 +58,11 @@ def late() -> Refusal:
     )
 
 
+def stopping() -> Refusal:
+    """The refusal of a call to a server that is going."""
+    return Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+
+
 class Admission:
     """Lets in so many calls at a time, and none once it is closed.
 
@@ -78,7 +83,7 @@ class Admission:
         """Holds a place for the call; raises a `Refusal` if there is none."""
         with self._changed:
             if self._closed:
-                raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+                raise stopping()
             if self._inside >= self._most:
                 raise exhausted(
                     f"{self._most} {self._of} are in progress, which is the most there may be"

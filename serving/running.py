@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Protocol
 
-from serving.call import Admission, Call, late
+from serving.call import Admission, Call, late, stopping
 from serving.metrics import Metrics
 from serving.padding import size
 from serving.servable import Arrays, Plan
@@ -27,8 +27,8 @@ class Runner(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Ends it, once nothing is waiting any more."""
+    def close(self, seconds: float) -> None:
+        """Refuses what waits as UNAVAILABLE, and gives so long to what runs."""
         ...
 
 
@@ -46,6 +46,7 @@ class OneByOne:
     def __init__(self, metrics: Metrics, runs: int | None = None) -> None:
         self._metrics = metrics
         self._free = threading.Semaphore(runs or os.cpu_count() or 1)
+        self._closed = False
         self._free_to_explain = threading.Semaphore()
         self.explanations = Admission(_MOST_EXPLANATIONS, "explanations")
 
@@ -62,11 +63,17 @@ class OneByOne:
         if not free:
             raise late()
         try:
+            if self._closed:
+                raise stopping()
             call.require_waiting()
             with self._metrics.run(size(arrays)[0] if plan.is_about_lists else None):
                 return plan.run(arrays)
         finally:
             places.release()
 
-    def close(self) -> None:
-        pass
+    def close(self, seconds: float = 0.0) -> None:
+        """See `Runner`; what runs is left to run."""
+        self._closed = True
+        # Each that waits is let through, to find out, and lets the next one through.
+        self._free.release()
+        self._free_to_explain.release()

@@ -96,11 +96,12 @@ class Servable:
 
     def _tell_what_is_not_held_to_lists(self) -> None:
         for name, signature in sorted(self.signatures.items()):
+            held = is_about_lists(signature) or is_about_examples(signature)
             # What TensorFlow saves for itself takes nothing.
-            if signature.inputs and not (is_about_lists(signature) or is_about_examples(signature)):
+            if signature.inputs and not held:
                 _log.warning(
-                    "version %d: the inputs of signature %s are no columns of search lists, so that "
-                    "only the limits on a message and on its values hold for them",
+                    "version %d: the inputs of signature %s are no columns of search lists, so "
+                    "that only the limits on a message and on its values hold for them",
                     self.version,
                     name,
                 )

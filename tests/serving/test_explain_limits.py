@@ -21,6 +21,7 @@ from serving.running import OneByOne
 from serving.servable import Arrays, Plan, Servable
 
 PATIENCE_S = 120.0
+LIMITS = Limits()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def servable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
 
 
 def prepared(
-    servable: Servable, signature: str, limits: Limits = Limits(), **sizes: int
+    servable: Servable, signature: str, limits: Limits = LIMITS, **sizes: int
 ) -> tuple[Plan, Arrays]:
     inputs = adding_model.request(adding_model.inputs(**sizes)).inputs
     return servable.prepare(signature, inputs, (), limits)
@@ -65,7 +66,7 @@ def test_explanations_do_not_hold_up_the_others(servable: Servable, batched: boo
     metrics = Metrics("piano")
     call = Call.within("GRPC", PATIENCE_S)
     runner: Any = (
-        Batches(BatchingOptions(threads=1), metrics, Limits().pairs)
+        Batches(BatchingOptions(threads=1), metrics, LIMITS.pairs)
         if batched
         else OneByOne(metrics, runs=1)
     )
