@@ -297,6 +297,11 @@ class Batches:
         """Runs a batch; one that fails is halved, so that only the request at fault is refused."""
         if not tasks:
             return
+        if tasks[0].plan in self._alone:
+            # They have waited since before that was known.
+            for task in tasks:
+                self._run_alone(task)
+            return
         requests = [task.arrays for task in tasks]
         rows = self._options.rows(sum(task.lists for task in tasks))
         try:
