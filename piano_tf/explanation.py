@@ -46,6 +46,8 @@ def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dic
     of_all = tf.map_fn(
         lost_without,
         tf.range(count),
+        # One pass at a time, or the memory of several would be taken at once.
+        parallel_iterations=1,
         fn_output_signature=tuple(tf.TensorSpec([None], tf.float32) for _ in _VALUED),
     )
     return {

@@ -146,7 +146,13 @@ def require_exportable(config: ModelConfig) -> None:
 
 
 def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf.Tensor]:
-    """Serialized tf.Examples [B] with the columns of a log (labels may be absent), padded."""
+    """Serialized tf.Examples [B] with the columns of a log (labels may be absent), padded.
+
+    Raises:
+      tf.errors.InvalidArgumentError: One column of a list is longer than another of its axis; when
+        the graph is run.
+    """
+    columns = features.columns(labels=False)
     specs = raw_specs(features, labels=False)
     scalars = {name for name, spec in specs.items() if spec.shape.rank == 1}
     parsed = tf.io.parse_example(
@@ -155,14 +161,26 @@ def parse_examples(serialized: tf.Tensor, features: FeatureSpec) -> dict[str, tf
             # ExampleGen leaves out a scalar that is 0 or "".
             name: tf.io.FixedLenFeature([], spec.dtype, "" if spec.dtype == tf.string else 0)
             if name in scalars
-            else tf.io.VarLenFeature(spec.dtype)
+            else tf.io.RaggedFeature(spec.dtype, row_splits_dtype=tf.int64)
             for name, spec in specs.items()
         },
     )
+    for axis in (Axis.ITEM, Axis.HISTORY):
+        _require_equal_lengths({c.name: parsed[c.name] for c in columns if c.axis is axis})
     return {
-        name: values if name in scalars else tf.sparse.to_dense(values)
-        for name, values in parsed.items()
+        name: values if name in scalars else values.to_tensor() for name, values in parsed.items()
     }
+
+
+def _require_equal_lengths(columns: Mapping[str, tf.RaggedTensor]) -> None:
+    """A column that lacks values must not pass for one that ends in 0."""
+    first, *others = sorted(columns)
+    for name in others:
+        tf.debugging.assert_equal(
+            columns[name].row_lengths(),
+            columns[first].row_lengths(),
+            f"column {name} of an example does not have as many values as {first}",
+        )
 
 
 def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:

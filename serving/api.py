@@ -29,15 +29,14 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from serving.call import Admission, Call
+from serving.call import Admission, Call, stopping
 from serving.errors import Refusal, exhausted, invalid_argument
 from serving.limits import Limits
 from serving.lists import ITEMS
 from serving.metrics import Metrics
 from serving.running import Runner
-from serving.servable import Servable
+from serving.servable import DEFAULT_SIGNATURE, Servable
 from serving.versions import Versions
-from serving.warmup import DEFAULT_SIGNATURE
 
 _SIGNATURE_FIELD = "signature_def"
 _LONGEST_MESSAGE = 1024
@@ -272,6 +271,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         code, message = error.code, str(error)
     elif isinstance(error, tf.errors.InvalidArgumentError):
         code, message = grpc.StatusCode.INVALID_ARGUMENT, error.message
+    elif isinstance(error, tf.errors.CancelledError):
+        # Only closing a model under its runs does that.
+        refusal = stopping()
+        code, message = refusal.code, str(refusal)
     else:
         code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
     if len(message) > _LONGEST_MESSAGE:

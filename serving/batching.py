@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +20,19 @@ from pathlib import Path
 import grpc
 import tensorflow as tf
 
-from serving.call import Call, late
+from serving.call import Call, late, stopping
 from serving.errors import Refusal, ServingError, invalid_argument
 from serving.lists import ITEMS
 from serving.metrics import Metrics
-from serving.padding import merge, size, split
+from serving.padding import CannotSplit, merge, size, split
 from serving.running import OneByOne
 from serving.servable import Arrays, Plan
 from serving.text_protos import read
 
 # A long list beside short ones would make all of them long: that much of a batch may be padding.
 _MOST_PADDING = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,8 @@ class Batches:
         self._changed = threading.Condition()
         # By plan and, without padding, by width: what may share a batch.
         self._waiting: dict[object, deque[_Task]] = {}
+        # Whose outputs have been found not to be one value per list.
+        self._alone: weakref.WeakSet[Plan] = weakref.WeakSet()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
@@ -146,7 +152,7 @@ class Batches:
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""
-        if not plan.is_about_lists:
+        if not plan.is_about_lists or plan.explains or plan in self._alone:
             return self._one_by_one.run(plan, arrays, call)
         lists, items, history = size(arrays)
         if lists > self._options.most_lists:
@@ -182,17 +188,25 @@ class Batches:
         with self._changed:
             return self._changed.wait_for(holds, timeout_s)
 
-    def close(self) -> None:
-        """Runs what still waits and ends the threads."""
+    def close(self, seconds: float = 5.0) -> None:
+        """See `Runner`; ends the threads."""
+        ends = time.monotonic() + seconds
         with self._changed:
             self._closed = True
+            for task in [task for queue in self._waiting.values() for task in queue]:
+                task.taken = True
+                task.end(error=stopping())
+            self._waiting.clear()
             self._changed.notify_all()
+        self._one_by_one.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, ends - time.monotonic()))
 
     def _enqueue(self, key: object, task: _Task) -> None:
         most = self._options.most_lists * self._options.most_waiting
         with self._changed:
+            if self._closed:
+                raise stopping()
             queue = self._waiting.setdefault(key, deque())
             if sum(one.lists for one in queue) + task.lists > most:
                 raise Refusal(
@@ -229,7 +243,7 @@ class Batches:
             oldest: object = None
             for key, queue in self._waiting.items():
                 full = sum(one.lists for one in queue) >= self._options.most_lists
-                due = now if full or self._closed else queue[0].since + self._options.timeout_s
+                due = now if full else queue[0].since + self._options.timeout_s
                 if soonest is None or due < soonest:
                     soonest, oldest = due, key
             if soonest is not None and soonest <= now:
@@ -283,13 +297,25 @@ class Batches:
         """Runs a batch; one that fails is halved, so that only the request at fault is refused."""
         if not tasks:
             return
+        if tasks[0].plan in self._alone:
+            # They have waited since before that was known.
+            for task in tasks:
+                self._run_alone(task)
+            return
         requests = [task.arrays for task in tasks]
         rows = self._options.rows(sum(task.lists for task in tasks))
         try:
             merged = merge(requests, rows)
             with self._metrics.run(rows):
                 outputs = tasks[0].plan.run(merged)
-            parts = split(outputs, requests)
+            parts = split(outputs, requests, rows)
+        except CannotSplit as error:
+            plan = tasks[0].plan
+            self._alone.add(plan)
+            _log.warning("signature %s is not batched any more: %s", plan.signature_name, error)
+            for task in tasks:
+                self._run_alone(task)
+            return
         except Exception as error:
             if len(tasks) == 1 or not isinstance(error, tf.errors.OpError):
                 for task in tasks:
@@ -300,3 +326,12 @@ class Batches:
             return
         for task, part in zip(tasks, parts, strict=True):
             task.end(part)
+
+    def _run_alone(self, task: _Task) -> None:
+        try:
+            with self._metrics.run(task.lists):
+                outputs = task.plan.run(task.arrays)
+        except Exception as error:
+            task.end(error=error)
+            return
+        task.end(outputs)

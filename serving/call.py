@@ -58,15 +58,22 @@ def late() -> Refusal:
     )
 
 
+def stopping() -> Refusal:
+    """The refusal of a call to a server that is going."""
+    return Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+
+
 class Admission:
     """Lets in so many calls at a time, and none once it is closed.
 
     Args:
       most: How many.
+      of: What they are called where one is refused.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, of: str = "requests") -> None:
         self._most = most
+        self._of = of
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
@@ -76,10 +83,10 @@ class Admission:
         """Holds a place for the call; raises a `Refusal` if there is none."""
         with self._changed:
             if self._closed:
-                raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+                raise stopping()
             if self._inside >= self._most:
                 raise exhausted(
-                    f"{self._most} requests are in progress, which is the most there may be"
+                    f"{self._most} {self._of} are in progress, which is the most there may be"
                 )
             self._inside += 1
         try:

@@ -12,20 +12,26 @@ class Limits:
     """The most that the server takes on.
 
     Attributes:
-      message_bytes: Of one request.
+      message_bytes: Of one request. So many requests as are in progress may be as long, and take
+        several times as much while they are read.
+      lists: Of one request, whether batching is on or not.
       list_length: Candidates of one list, and entries of one history.
       pairs: Lists x candidates x the longer of candidates and history entries, over one request:
         what attention over a list needs memory for.
-      values: Of one tensor, for signatures that are not about lists.
+      explained: Lists x candidates x candidates of one request to `explain`, which runs the model
+        once for each candidate of the longest list.
+      values: Of one request, over all its inputs.
       concurrency: Requests in progress, waiting ones included.
 
     Raises:
       ServingError: A limit is below 1.
     """
 
-    message_bytes: int = 64 * 2**20
+    message_bytes: int = 8 * 2**20
+    lists: int = 1000
     list_length: int = 1000
     pairs: int = 50_000_000
+    explained: int = 40_000
     values: int = 10_000_000
     concurrency: int = 128
 

@@ -6,6 +6,7 @@ per past action if its name begins with `history_`; a tensor of rank 1 has one v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from serving.errors import exhausted, invalid_argument
 from serving.limits import Limits
 
 ITEMS = "item_id"
+# Runs the model once for each candidate.
+EXPLAIN = "explain"
 _HISTORY = "history_"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -64,6 +67,8 @@ def check_shapes(shapes: Shapes, limits: Limits) -> None:
         raise invalid_argument(
             f"input {ITEMS} has shape ({rows}, {items}), expected a list and a candidate or more"
         )
+    if rows > limits.lists:
+        raise exhausted(f"input {ITEMS} has {rows} lists, expected at most {limits.lists}")
     for name in longest.values():
         if shapes[name][1] > limits.list_length:
             raise exhausted(
@@ -75,6 +80,35 @@ def check_shapes(shapes: Shapes, limits: Limits) -> None:
         raise exhausted(
             f"input {ITEMS} has {rows} lists of {items} candidates, which makes {pairs} pairs with "
             f"the longer of candidates and past actions, expected at most {limits.pairs}"
+        )
+
+
+def check_explained(shapes: Shapes, limits: Limits) -> None:
+    """Holds a request to `explain` to its own limit.
+
+    Raises:
+      Refusal: It is about too many or too long lists.
+    """
+    rows, items = shapes[ITEMS]
+    if rows * items**2 > limits.explained:
+        raise exhausted(
+            f"input {ITEMS} has {rows} lists of {items} candidates, which makes {rows * items**2} "
+            f"lists x candidates x candidates to explain, expected at most {limits.explained}"
+        )
+
+
+def check_amount(shapes: Shapes, limits: Limits) -> None:
+    """Holds all inputs of one request together to the limit of values.
+
+    Raises:
+      Refusal: There are too many.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if sum(sizes.values()) > limits.values:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise exhausted(
+            f"the inputs have {sum(sizes.values())} values, expected at most {limits.values}; "
+            f"input {largest} has the most, {sizes[largest]}"
         )
 
 

@@ -17,6 +17,10 @@ from serving.servable import Arrays
 _ORDER = "order"
 
 
+class CannotSplit(RuntimeError):
+    """An output that does not say which part of it is whose."""
+
+
 def size(arrays: Arrays) -> tuple[int, int, int]:
     """Lists, candidates and past actions of a request."""
     rows, items = arrays[ITEMS].shape
@@ -44,26 +48,26 @@ def merge(requests: Sequence[Arrays], rows: int) -> Arrays:
     }
 
 
-def split(outputs: Arrays, requests: Sequence[Arrays]) -> list[Arrays]:
+def split(outputs: Arrays, requests: Sequence[Arrays], rows: int) -> list[Arrays]:
     """Cuts the outputs back to each request's own lists and their own width.
 
     Args:
       outputs: [rows], [rows, longest N] or, by their names, [rows, longest H].
       requests: As they were merged.
+      rows: As they were merged.
 
     Returns:
       As many dicts of [B_i], [B_i, N_i] or [B_i, H_i].
 
     Raises:
-      RuntimeError: An output is not one value per list, candidate or past action.
+      CannotSplit: An output is not one value per list, candidate or past action.
     """
     sizes = [size(request) for request in requests]
-    rows = sum(lists for lists, _, _ in sizes)
     longest = {False: max(one[1] for one in sizes), True: max(one[2] for one in sizes)}
     for name, values in outputs.items():
         width = longest[is_of_history(name)]
-        if len(values) < rows or (values.ndim == 2 and values.shape[1] != width):
-            raise RuntimeError(
+        if len(values) != rows or (values.ndim == 2 and values.shape[1] != width):
+            raise CannotSplit(
                 f"output {name} has shape {values.shape}, expected one value for each of "
                 f"{rows} lists, or of {width} in each: it cannot be batched"
             )
@@ -107,5 +111,5 @@ def _cut(name: str, values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any,
     # order among its own candidates, which stays the same when the others are left out.
     own = values < width
     if not (own.sum(axis=1) == width).all():
-        raise RuntimeError(f"output {name} is no permutation of {values.shape[1]} candidates")
+        raise CannotSplit(f"output {name} is no permutation of {values.shape[1]} candidates")
     return values[own].reshape(len(values), width)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,7 +27,7 @@ from serving.call import Call
 from serving.errors import Refusal, ServingError, exhausted, invalid_argument
 from serving.limits import Limits
 from serving.metrics import Metrics
-from serving.warmup import DEFAULT_SIGNATURE
+from serving.servable import DEFAULT_SIGNATURE
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 _VERSION = r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
@@ -34,6 +36,10 @@ _RUN = re.compile(
 )
 _ASK = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 _TIMEOUT_S = 30.0
+_CHUNK = 1 << 16
+# Connections over the limit that are told so at a time; any further are dropped.
+_MOST_REFUSED = 8
+_REFUSAL_S = 1.0
 _CODES = {
     "OK": 200,
     "INVALID_ARGUMENT": 400,
@@ -85,11 +91,13 @@ class RestServer:
         self._thread.start()
 
     def stop(self, grace: float) -> None:
-        """Takes no new connection, and waits so long for requests in progress."""
+        """Takes no new connection, waits so long for requests in progress, and hangs up."""
+        ends = time.monotonic() + grace
         if self._thread.is_alive():
             self._server.shutdown()
             self._server.wait_idle(grace)
         self._server.server_close()
+        self._server.hang_up(max(0.0, ends - time.monotonic()))
 
 
 class _Server(ThreadingHTTPServer):
@@ -100,13 +108,20 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: Any, connections: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.Semaphore(connections)
+        self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
+        self._most = connections
         self._idle = threading.Condition()
         self._busy = 0
+        self._open: set[socket.socket] = set()
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
+            with self._idle:
+                self._open.add(request)
             super().process_request(request, client_address)
+        elif self._free_to_refuse.acquire(blocking=False):
+            threading.Thread(target=self._refuse, args=(request,), daemon=True).start()
         else:
             self.shutdown_request(request)
 
@@ -114,7 +129,40 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._idle:
+                self._open.discard(request)
+                self._idle.notify_all()
             self._free.release()
+
+    def _refuse(self, request: socket.socket) -> None:
+        """Says why a connection is not taken."""
+        message = f"{self._most} connections are open, which is the most there may be"
+        content = json.dumps({"error": message}).encode()
+        head = (
+            "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            request.settimeout(_REFUSAL_S)
+            # Closing what was not read would take the answer back.
+            request.recv(_CHUNK)
+            request.sendall(head.encode() + content)
+            request.shutdown(socket.SHUT_WR)
+            while request.recv(_CHUNK):
+                pass
+        except OSError:
+            _log.debug("a connection too many broke off", exc_info=True)
+        finally:
+            self._free_to_refuse.release()
+            self.shutdown_request(request)
+
+    def hang_up(self, seconds: float) -> None:
+        """Ends the connections that are open, and waits so long for their threads."""
+        with self._idle:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            self._idle.wait_for(lambda: not self._open, seconds)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A caller who hangs up is no error of ours.
@@ -138,11 +186,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "piano"
     timeout = _TIMEOUT_S
+    # For a body to come and to be answered.
+    body_s = _TIMEOUT_S
     # Head and body are written one after the other, which must not wait for each other.
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if self.headers.get("Content-Length", "0") != "0" or self.headers["Transfer-Encoding"]:
+            # What is not read of a body would be taken for the next request.
+            self.close_connection = True
         if path == METRICS_PATH:
             self._send(200, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
             return
@@ -154,18 +207,25 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(lambda: self._status(_spec(found)))
 
+    def _do_other(self) -> None:
+        self.close_connection = True
+        self._malformed(self.path.partition("?")[0])
+
+    do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _do_other
+
     def do_POST(self) -> None:
         path = self.path.partition("?")[0]
         found = _RUN.fullmatch(path)
         if found is None:
-            # What was not read of the body would be taken for the next request.
             self.close_connection = True
             self._malformed(path)
             return
-        call = Call.within("REST", _TIMEOUT_S)
+        call = Call.within("REST", self.body_s)
         name = found["name"]
         self._answer(
-            lambda: self.api.counted(name, call, lambda: self._predict(found, self._body(), call))
+            lambda: self.api.counted(
+                name, call, lambda: self._predict(found, self._body(call), call)
+            )
         )
 
     def _predict(self, found: re.Match[str], body: bytes, call: Call) -> Any:
@@ -199,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _status(self, spec: ModelSpec) -> Any:
         return _dict(self.api.get_model_status(GetModelStatusRequest(model_spec=spec)))
 
-    def _body(self) -> bytes:
+    def _body(self, call: Call) -> bytes:
         most = self.limits.message_bytes
         try:
             length = int(self.headers.get("Content-Length", ""))
@@ -211,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         if length > most:
             self.close_connection = True
             raise exhausted(f"the body has {length} bytes, expected at most {most}")
-        body = self.rfile.read(length)
+        body = self._read(length, call)
         encoding = self.headers.get("Content-Encoding", "identity").lower()
         if encoding == "identity":
             return body
@@ -225,6 +285,30 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) > most:
             raise exhausted(f"the inflated body has more than {most} bytes")
         return body
+
+    def _read(self, length: int, call: Call) -> bytes:
+        """So many bytes, within the time of the call, however slowly each of them comes."""
+        parts: list[bytes] = []
+        left = length
+        while left:
+            seconds = call.seconds_left()
+            try:
+                if seconds == 0.0:
+                    raise TimeoutError
+                self.connection.settimeout(seconds)
+                part = self.rfile.read1(min(left, _CHUNK))
+            except TimeoutError as error:
+                self.close_connection = True
+                raise Refusal(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"of a body of {length} bytes, {length - left} came within {self.body_s:g} s",
+                ) from error
+            if not part:
+                raise ConnectionError("the caller hung up in the middle of a body")
+            parts.append(part)
+            left -= len(part)
+        self.connection.settimeout(self.timeout)
+        return b"".join(parts)
 
     def _answer(self, answer: Callable[[], Any]) -> None:
         self.server.busy(1)
@@ -255,8 +339,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.debug(format, *args)

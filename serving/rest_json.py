@@ -20,6 +20,8 @@ Json = dict[str, Any]
 
 _FORMATS = ("instances", "inputs")
 _B64 = "b64"
+# NumPy's.
+_DEEPEST = 32
 _UNSUPPORTED = {tf.float16, tf.bfloat16, tf.uint16}
 
 
@@ -131,7 +133,13 @@ def _array(name: str, value: Any, info: TensorInfo) -> np.ndarray[Any, Any]:
     flat: list[Any] = []
     shape: list[int] = []
     level = [value]
+    rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
     while level and isinstance(level[0], list):
+        if len(shape) == (_DEEPEST if rank is None else rank):
+            raise invalid_argument(
+                f"input {name} holds lists nested deeper than {len(shape)}, expected the shape "
+                f"{tf.TensorShape(info.tensor_shape)}"
+            )
         length = len(level[0])
         if not all(isinstance(one, list) and len(one) == length for one in level):
             raise invalid_argument(f"input {name} holds lists of different lengths")

@@ -6,10 +6,13 @@ import os
 import threading
 from typing import Protocol
 
-from serving.call import Call, late
+from serving.call import Admission, Call, late, stopping
 from serving.metrics import Metrics
 from serving.padding import size
 from serving.servable import Arrays, Plan
+
+# Explanations are for people, who can wait, and must not fill the places of those who search.
+_MOST_EXPLANATIONS = 8
 
 
 class Runner(Protocol):
@@ -24,13 +27,13 @@ class Runner(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Ends it, once nothing is waiting any more."""
+    def close(self, seconds: float) -> None:
+        """Refuses what waits as UNAVAILABLE, and gives so long to what runs."""
         ...
 
 
 class OneByOne:
-    """Runs each request by itself.
+    """Runs each request by itself; explanations one at a time, beside all others.
 
     More runs at a time than processors would only make each of them slower, so that the rest waits
     here, where a caller's deadline is looked at.
@@ -43,18 +46,34 @@ class OneByOne:
     def __init__(self, metrics: Metrics, runs: int | None = None) -> None:
         self._metrics = metrics
         self._free = threading.Semaphore(runs or os.cpu_count() or 1)
+        self._closed = False
+        self._free_to_explain = threading.Semaphore()
+        self.explanations = Admission(_MOST_EXPLANATIONS, "explanations")
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
+        """See `Runner`."""
+        if plan.explains:
+            with self.explanations():
+                return self._run(self._free_to_explain, plan, arrays, call)
+        return self._run(self._free, plan, arrays, call)
+
+    def _run(self, places: threading.Semaphore, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         with self._metrics.stage("wait"):
-            free = self._free.acquire(timeout=call.seconds_left())
+            free = places.acquire(timeout=call.seconds_left())
         if not free:
             raise late()
         try:
+            if self._closed:
+                raise stopping()
             call.require_waiting()
             with self._metrics.run(size(arrays)[0] if plan.is_about_lists else None):
                 return plan.run(arrays)
         finally:
-            self._free.release()
+            places.release()
 
-    def close(self) -> None:
-        pass
+    def close(self, seconds: float = 0.0) -> None:
+        """See `Runner`; what runs is left to run."""
+        self._closed = True
+        # Each that waits is let through, to find out, and lets the next one through.
+        self._free.release()
+        self._free_to_explain.release()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,22 @@ import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.errors import Refusal, ServingError, exhausted, invalid_argument
+from serving.errors import Refusal, ServingError, invalid_argument
 from serving.limits import Limits
-from serving.lists import check_shapes, check_values, is_about_lists
-from serving.signature_tensors import decode, encode, shape_of
+from serving.lists import (
+    EXPLAIN,
+    check_amount,
+    check_explained,
+    check_shapes,
+    check_values,
+    is_about_lists,
+)
+from serving.signature_tensors import decode, encode, require_whole, shape_of
+from serving.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
+
+DEFAULT_SIGNATURE = "serving_default"
+
+_log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -37,6 +48,7 @@ class Plan:
       signature: Its inputs and outputs.
       outputs: Names of the outputs to compute.
       is_about_lists: Whether its tensors are the columns of search lists.
+      explains: Whether each run is many of the model, one for each candidate.
       run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
         `tensorflow.errors.OpError` if the model fails on the inputs.
     """
@@ -46,6 +58,7 @@ class Plan:
     signature: SignatureDef
     outputs: tuple[str, ...]
     is_about_lists: bool
+    explains: bool
     run: Callable[[Arrays], Arrays]
 
     def encode(self, values: Arrays) -> dict[str, TensorProto]:
@@ -79,6 +92,19 @@ class Servable:
             reason = str(error).partition("\n")[0]
             raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
         self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def
+        self._tell_what_is_not_held_to_lists()
+
+    def _tell_what_is_not_held_to_lists(self) -> None:
+        for name, signature in sorted(self.signatures.items()):
+            held = is_about_lists(signature) or is_about_examples(signature)
+            # What TensorFlow saves for itself takes nothing.
+            if signature.inputs and not held:
+                _log.warning(
+                    "version %d: the inputs of signature %s are no columns of search lists, so "
+                    "that only the limits on a message and on its values hold for them",
+                    self.version,
+                    name,
+                )
 
     def signature(self, name: str) -> SignatureDef:
         """Finds a signature; raises a `Refusal` if there is none of that name."""
@@ -114,19 +140,33 @@ class Servable:
         given = _given(signature, inputs)
         shapes = {name: shape_of(name, given[name], signature.inputs[name]) for name in given}
         about_lists = is_about_lists(signature)
+        about_examples = is_about_examples(signature)
         if about_lists:
             check_shapes(shapes, limits)
-        for name, shape in shapes.items():
-            if math.prod(shape) > limits.values:
-                raise exhausted(
-                    f"input {name} has {math.prod(shape)} values, expected at most {limits.values}"
-                )
+            if signature_name == EXPLAIN:
+                check_explained(shapes, limits)
+        elif about_examples:
+            check_count(shapes, limits)
+        check_amount(shapes, limits)
+        for name in inputs:
+            require_whole(name, inputs[name], shapes[name])
         arrays = {name: decode(name, tensor) for name, tensor in given.items()}
         if about_lists:
             for name, array in arrays.items():
                 check_values(name, array)
+        elif about_examples:
+            check_examples(arrays[EXAMPLES], self._columns(), limits)
         outputs = _chosen(signature, output_filter)
         return self._plan(signature_name, outputs), arrays
+
+    def _columns(self) -> dict[str, int]:
+        """The columns of a list, as a signature about lists has them, and the rank of each."""
+        names = sorted(self.signatures, key=lambda name: name != DEFAULT_SIGNATURE)
+        for name in names:
+            signature = self.signatures[name]
+            if name != EXPLAIN and is_about_lists(signature):
+                return {name: len(info.tensor_shape.dim) for name, info in signature.inputs.items()}
+        return {}
 
     def _plan(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
         key = (signature_name, outputs)
@@ -147,7 +187,9 @@ class Servable:
         def run(arrays: Arrays) -> Arrays:
             return dict(zip(outputs, call(*(arrays[name] for name in inputs)), strict=True))
 
-        return Plan(self, signature_name, signature, outputs, is_about_lists(signature), run)
+        about_lists = is_about_lists(signature)
+        explains = about_lists and signature_name == EXPLAIN
+        return Plan(self, signature_name, signature, outputs, about_lists, explains, run)
 
     def close(self) -> None:
         """Frees the model's memory; no signature can be run afterwards."""

@@ -31,6 +31,10 @@ __all__ = ["ModelServer", "ServerOptions", "ServingError"]
 
 # For what is answered at once: health, status, and the refusal of one request too many.
 _SPARE_THREADS = 8
+# Calls that wait for their message, or for a thread; beyond these, gRPC refuses by itself.
+_SPARE_STREAMS = 64
+# For what was broken off to be told so.
+_LAST_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,8 @@ class ServerOptions:
       tls: Of the gRPC port; None for a port that is not encrypted.
       linger_s: Seconds for which a server that is told to stop still answers while probes are told
         that it does not, so that callers go elsewhere first.
-      grace_s: Seconds that requests in progress have after that.
+      grace_s: Seconds that requests in progress have after that, all of them together; what is run
+        still is then broken off.
     """
 
     poll_s: float = 1.0
@@ -115,6 +120,8 @@ class ModelServer:
         self._threads = ThreadPoolExecutor(limits.concurrency + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
+            # More than are in progress, so that it is us who refuse them, and can say why.
+            maximum_concurrent_rpcs=4 * limits.concurrency + _SPARE_STREAMS,
             options=(
                 # Otherwise two servers may share a port, and each answers some of the calls.
                 ("grpc.so_reuseport", 0),
@@ -185,21 +192,30 @@ class ModelServer:
         self._server.wait_for_termination()
 
     def stop(self) -> None:
-        """Stops for good: answers what is in progress, and frees the ports and the model."""
-        grace = self._options.grace_s
+        """Stops for good: answers what is in progress, and frees the ports and the model.
+
+        Takes no longer than `linger_s`, `grace_s` and a moment together.
+        """
         if self._health is not None:
             self._health.leave()
         if self._started:
             time.sleep(self._options.linger_s)
-        self.api.drain(grace)
-        stopped = self._server.stop(grace)
+        ends = time.monotonic() + self._options.grace_s
+
+        def left() -> float:
+            return max(0.0, ends - time.monotonic())
+
+        self.api.drain(left())
+        stopped = self._server.stop(left())
         if self._rest is not None:
-            self._rest.stop(grace)
-        stopped.wait()
-        # A cancelled call may still be in the model, which must not be closed under it.
-        self._threads.shutdown()
-        self._runner.close()
-        self.versions.close()
+            self._rest.stop(left())
+        self._runner.close(left())
+        self.versions.close(left())
+        self.api.drain(_LAST_S)
+        stopped.wait(left() + _LAST_S)
+        self._threads.shutdown(wait=False)
+        if self._health is not None:
+            self._health.close()
 
     def _observe(self, state: VersionState) -> None:
         """Tells the metrics and the probes what became of a version."""

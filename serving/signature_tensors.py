@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,26 @@ _VALUE_FIELDS = {
     types_pb2.DT_BOOL: "bool_val",
     types_pb2.DT_STRING: "string_val",
 }
+
+# Fields that hold the values of other types.
+_RECEIVED_FIELDS = {
+    **_VALUE_FIELDS,
+    **dict.fromkeys(
+        (
+            *(types_pb2.DT_INT8, types_pb2.DT_INT16, types_pb2.DT_UINT8, types_pb2.DT_UINT16),
+            *(types_pb2.DT_QINT8, types_pb2.DT_QINT16, types_pb2.DT_QINT32),
+            *(types_pb2.DT_QUINT8, types_pb2.DT_QUINT16, types_pb2.DT_INT4, types_pb2.DT_UINT4),
+        ),
+        "int_val",
+    ),
+    **dict.fromkeys((types_pb2.DT_HALF, types_pb2.DT_BFLOAT16), "half_val"),
+    types_pb2.DT_UINT32: "uint32_val",
+    types_pb2.DT_UINT64: "uint64_val",
+    # Two numbers each.
+    types_pb2.DT_COMPLEX64: "scomplex_val",
+    types_pb2.DT_COMPLEX128: "dcomplex_val",
+}
+_COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
 
 def shape_of(name: str, tensor: TensorProto, info: TensorInfo) -> tuple[int, ...]:
@@ -56,17 +77,40 @@ def shape_of(name: str, tensor: TensorProto, info: TensorInfo) -> tuple[int, ...
     return tuple(sizes)
 
 
+def require_whole(name: str, tensor: TensorProto, shape: tuple[int, ...]) -> None:
+    """Refuses a tensor that brings fewer values than its shape has.
+
+    TensorFlow would repeat the last one, so that a message of few bytes could ask for any memory.
+
+    Raises:
+      Refusal: Values are missing.
+    """
+    if tensor.tensor_content:
+        # Bytes that do not fill the shape exactly are refused where they are read.
+        return
+    expected = math.prod(shape)
+    field = _RECEIVED_FIELDS.get(tensor.dtype)
+    # Of a type that is not known here, nothing may be repeated either.
+    found = len(getattr(tensor, field)) if field else 0
+    if tensor.dtype in _COMPLEX:
+        found //= 2
+    if found < expected:
+        raise invalid_argument(
+            f"input {name} brings {found} values, expected {expected} as its shape {shape} has"
+        )
+
+
 def decode(name: str, tensor: TensorProto) -> np.ndarray[Any, Any]:
     """Turns one input into an array.
 
-    Its shape must have been looked at before: a message of few bytes may ask for any size.
+    Its shape must have been looked at before, and `require_whole` asked.
 
     Raises:
       Refusal: The message contradicts itself.
     """
     try:
         return tf.make_ndarray(tensor)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise invalid_argument(f"input {name} cannot be parsed: {error}") from error
 
 

@@ -2,7 +2,8 @@
 
 The highest version is served. A newer one is loaded and warmed up while the old one answers; then
 new calls go to it at once, and the old one is closed after its last call. A version that cannot be
-loaded is refused, and tried again only when its files change; the best of the others goes on.
+loaded is refused, and tried again only when its files change; the best of the others goes on. The
+one that is served is loaded anew when its files change: it may have been half copied at the start.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +64,7 @@ class _Loaded:
     """A version in memory with the calls that are in it."""
 
     servable: Servable
+    files: Fingerprint
     calls: int = 0
 
 
@@ -179,16 +182,25 @@ class Versions:
         with self._changed:
             return self._changed.wait_for(holds, timeout_s)
 
-    def close(self) -> None:
-        """Ends watching and closes every version, once no call is in it."""
-        self._stopped.set()
+    def close(self, seconds: float) -> None:
+        """Ends watching and closes every version.
+
+        Args:
+          seconds: To wait for calls that are in a version, and for one that is being loaded. What
+            is run after that ends with an error.
+        """
+        ends = time.monotonic() + seconds
+        with self._changed:
+            self._stopped.set()
         if self._watcher is not None:
-            self._watcher.join()
-        with self._looking:
-            self._replace(None)
-            with self._changed:
-                self._changed.wait_for(lambda: not any(one.calls for one in self._leaving))
-            self._reap()
+            self._watcher.join(max(0.0, ends - time.monotonic()))
+        self._replace(None)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not any(one.calls for one in self._leaving),
+                max(0.0, ends - time.monotonic()),
+            )
+        self._reap(all_of_them=True)
 
     def _watch(self, seconds: float) -> None:
         while not self._stopped.wait(seconds):
@@ -199,11 +211,14 @@ class Versions:
                 _log.exception("the model folder %s could not be looked at", self._folder)
 
     def _found(self) -> dict[int, Path]:
-        return {
-            int(child.name): child
+        found = [
+            child
             for child in self._folder.iterdir()
             if _VERSION.fullmatch(child.name) and child.is_dir()
-        }
+        ]
+        # Of `5` and `05`, which are the same version, the one without zeros is taken.
+        found.sort(key=lambda child: (-len(child.name), child.name))
+        return {int(child.name): child for child in found}
 
     def _look(self, settled: bool) -> None:
         try:
@@ -216,23 +231,30 @@ class Versions:
             del self._refused[gone]
         seen: dict[int, Fingerprint] = {}
         for version in sorted(found, reverse=True):
-            if version == self.current:
-                break
             files = _fingerprint(found[version])
             seen[version] = files
-            if self._refused.get(version) == files:
-                continue
-            if settled and self._seen.get(version) != files:
-                continue
-            if self._try(version, found[version], files):
+            served = version == self.current
+            if served and files == self._served_files():
+                break
+            stands_still = not settled or self._seen.get(version) == files
+            is_new = stands_still and self._refused.get(version) != files
+            # Of the one that is served, what was loaded goes on if what is there now is refused.
+            if (is_new and self._try(version, found[version], files)) or served:
                 break
         self._seen = seen
         if not found:
             self._replace(None)
 
+    def _served_files(self) -> Fingerprint | None:
+        """What was in the folder of the version that is served, when it was loaded."""
+        with self._changed:
+            return self._current.files if self._current else None
+
     def _try(self, version: int, folder: Path, files: Fingerprint) -> bool:
         """Loads a version and serves it, or refuses it."""
-        self._note(VersionState(version, ModelVersionStatus.LOADING))
+        again = version == self.current
+        if not again:
+            self._note(VersionState(version, ModelVersionStatus.LOADING))
         try:
             servable = self._load(version, folder)
             if _fingerprint(folder) != files:
@@ -243,34 +265,46 @@ class Versions:
             reason = str(error) if expected else f"{folder}: {type(error).__name__}: {error}"
             _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
             self._refused[version] = files
-            self._note(VersionState(version, ModelVersionStatus.END, reason))
+            if not again:
+                self._note(VersionState(version, ModelVersionStatus.END, reason))
             return False
         self._refused.pop(version, None)
-        self._replace(servable)
-        _log.info("version %d is served", version)
+        with self._changed:
+            stopped = self._stopped.is_set()
+            if not stopped:
+                self._replace(_Loaded(servable, files))
+        if stopped:
+            servable.close()
+            return False
+        _log.info("version %d is served%s", version, ", its files having changed" if again else "")
         return True
 
-    def _replace(self, servable: Servable | None) -> None:
+    def _replace(self, new: _Loaded | None) -> None:
         """Sends new calls to a version, and the old one away."""
         changes = []
         with self._changed:
-            old, self._current = self._current, _Loaded(servable) if servable else None
-            if servable is not None:
-                changes.append(VersionState(servable.version, ModelVersionStatus.AVAILABLE))
+            old, self._current = self._current, new
+            if new is not None:
+                changes.append(VersionState(new.servable.version, ModelVersionStatus.AVAILABLE))
             if old is not None:
                 self._leaving.append(old)
-                changes.append(VersionState(old.servable.version, ModelVersionStatus.UNLOADING))
+                if old.servable.version != self.current:
+                    changes.append(VersionState(old.servable.version, ModelVersionStatus.UNLOADING))
             self._note(*changes)
 
-    def _reap(self) -> None:
-        """Closes the versions that no call is in any more."""
+    def _reap(self, all_of_them: bool = False) -> None:
+        """Closes the versions that no call is in any more, or all that are to go."""
         with self._changed:
-            done = [one for one in self._leaving if not one.calls]
-            self._leaving = [one for one in self._leaving if one.calls]
+            done = [one for one in self._leaving if all_of_them or not one.calls]
+            self._leaving = [one for one in self._leaving if one not in done]
         for one in done:
+            if one.calls:
+                _log.warning("version %d is closed under its calls", one.servable.version)
             one.servable.close()
             version = one.servable.version
-            self._note(VersionState(version, ModelVersionStatus.END))
+            # The same version may have been loaded anew.
+            if version != self.current:
+                self._note(VersionState(version, ModelVersionStatus.END))
             _log.info("version %d is closed", version)
         if done:
             # A graph refers to itself, so that its memory would stay for as long as Python likes.

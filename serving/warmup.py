@@ -20,10 +20,9 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from serving.errors import Refusal, ServingError
 from serving.limits import Limits
 from serving.lists import is_about_lists
-from serving.servable import Servable
+from serving.servable import DEFAULT_SIGNATURE, Servable
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-DEFAULT_SIGNATURE = "serving_default"
 _MOST_RECORDS = 1000
 
 _log = logging.getLogger(__name__)

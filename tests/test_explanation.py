@@ -10,6 +10,16 @@ from piano_tf.explanation import leave_one_out
 from piano_tf.features import LIST_CLICK, LIST_CONVERSION, Axis
 
 
+def test_one_pass_is_made_at_a_time(tiny, encoder, tiny_model) -> None:
+    """The memory of a pass is not taken several times over."""
+    batch = encoder(tiny.raw([tiny.row(1, candidates=4, history=2)]))
+    model = models.build(encoder.inputs, tiny_model)
+    model(batch)
+    traced = tf.function(lambda: leave_one_out(model, batch, tiny.spec)).get_concrete_function()
+    loops = [op for op in traced.graph.get_operations() if op.type in ("While", "StatelessWhile")]
+    assert [op.get_attr("parallel_iterations") for op in loops] == [1]
+
+
 def test_values_are_what_the_list_loses_without_each_candidate(tiny, encoder, tiny_model) -> None:
     rows = [tiny.row(1, candidates=4, history=2), tiny.row(2, candidates=2, history=0)]
     batch = encoder(tiny.raw(rows))

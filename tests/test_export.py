@@ -269,6 +269,16 @@ def test_examples_are_padded_like_batches(tiny, rows: list[Row], raw) -> None:
         np.testing.assert_array_equal(found[column], values, err_msg=column)
 
 
+@pytest.mark.parametrize("column", ["item_popularity", "history_age", "item_id"])
+def test_a_column_that_lacks_values_is_named(tiny, column: str) -> None:
+    rows = [tiny.row(1, candidates=3), tiny.row(2, candidates=4)]
+    rows[0][column] = rows[0][column][:-1]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"column {column} of an example|{column}$"
+    ):
+        parse_examples(tf.constant([example_of(row, sparse=False) for row in rows]), tiny.spec)
+
+
 # --- what is written ---
 
 

@@ -50,7 +50,9 @@ def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="adding_model"))
     model = AddingModel()
     signature = model.rerank.get_concrete_function(**SPECS)
-    tf.saved_model.save(model, str(folder), signatures={"serving_default": signature})
+    tf.saved_model.save(
+        model, str(folder), signatures={"serving_default": signature, "explain": signature}
+    )
     return folder
 
 

@@ -134,7 +134,7 @@ def test_batched_answers_are_the_unbatched_ones(
     rows = options.rows(sum(len(one["item_id"]) for one in requests))
     merged = merge([plan_of(servable, one)[1] for one in requests], rows)
     assert all(len(array) == rows for array in merged.values())
-    for one, part in zip(requests, split(plan.run(merged), requests), strict=True):
+    for one, part in zip(requests, split(plan.run(merged), requests, rows), strict=True):
         alone = plan.run(plan_of(servable, one)[1])
         assert adding_model.same(part, alone)
         wanted = adding_model.expected(one, 7)
@@ -147,7 +147,7 @@ def test_order_keeps_padding_that_stands_among_the_candidates() -> None:
     """A request's own padding may come after that of the batch: it is a candidate of its list."""
     narrow, wide = {"item_id": np.full((1, 3), b"i")}, {"item_id": np.full((1, 5), b"i")}
     order = np.array([[2, 4, 0, 3, 1], [4, 3, 2, 1, 0]])
-    parts = split({"order": order}, [narrow, wide])
+    parts = split({"order": order}, [narrow, wide], 2)
     assert [part["order"].tolist() for part in parts] == [[[2, 0, 1]], [[4, 3, 2, 1, 0]]]
 
 
@@ -156,14 +156,15 @@ def test_order_keeps_padding_that_stands_among_the_candidates() -> None:
     [
         ({"embedding": np.zeros((2, 8))}, r"output embedding has shape \(2, 8\)"),
         ({"best": np.zeros(1)}, r"output best has shape \(1,\)"),
+        ({"best": np.zeros(3)}, r"output best has shape \(3,\)"),
         ({"order": np.array([[0, 0, 0], [0, 1, 2]])}, "output order is no permutation"),
     ],
-    ids=["width", "rows", "order"],
+    ids=["width", "few rows", "many rows", "order"],
 )
 def test_outputs_that_cannot_be_cut_are_named(outputs: Arrays, message: str) -> None:
     requests = [{"item_id": np.full((1, 2), b"i")}, {"item_id": np.full((1, 3), b"i")}]
     with pytest.raises(RuntimeError, match=message):
-        split(outputs, requests)
+        split(outputs, requests, 2)
 
 
 def test_waiting_requests_share_the_next_run(
@@ -207,6 +208,48 @@ def test_request_at_fault_is_refused_alone(
     assert "the clock runs backwards" in str(answers.pop(3))
     for number, answer in answers.items():
         assert adding_model.same(answer, adding_model.expected(requests[number], 7))
+
+
+def test_outputs_that_are_not_by_list_end_batching(
+    servable: Servable, batches: Callable[..., Batches], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A top 4 of all lists of a request can be told of no batch; each gets its own."""
+    requests = [adding_model.inputs(rows=1 + n % 2, seed=n) for n in range(4)]
+    plan, gate = gated(plan_of(servable, requests[0])[0])
+
+    def run(arrays: Arrays) -> Arrays:
+        gate(arrays)
+        return {"best": np.sort(arrays["initial_score"].ravel())[-4:]}
+
+    plan = Plan(**{**vars(plan), "run": run})
+    asked = Asked(batches(), gate)
+    for number, one in enumerate(requests):
+        asked.ask(number, plan, plan_of(servable, one)[1], call())
+    for number, answer in asked.answers().items():
+        wanted = np.sort(requests[number]["initial_score"].ravel())[-4:]
+        assert answer["best"].tolist() == wanted.tolist()
+    assert "serving_default is not batched any more" in caplog.text
+    before = len(gate.sizes)
+    asked.batches.run(plan, plan_of(servable, requests[0])[1], call())
+    assert gate.sizes[before:] == [1]
+    assert asked.batches.waiting == 0
+
+
+def test_closed_batches_refuse_what_waits_and_what_comes(
+    servable: Servable, batches: Callable[..., Batches]
+) -> None:
+    request = adding_model.inputs()
+    plan, gate = gated(plan_of(servable, request)[0])
+    asked = Asked(batches(), gate)
+    for number in range(3):
+        asked.ask(number, plan, plan_of(servable, request)[1], call())
+    asked.batches.close(seconds=0)
+    with pytest.raises(Refusal, match="being stopped") as caught:
+        asked.batches.run(plan, plan_of(servable, request)[1], call())
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    answers = asked.answers()
+    assert adding_model.same(answers.pop(0), adding_model.expected(request, 7))
+    assert [answer.code for answer in answers.values()] == [grpc.StatusCode.UNAVAILABLE] * 2
 
 
 def test_call_that_nobody_waits_for_is_not_run(

@@ -21,7 +21,9 @@ from serving.server import ModelServer, ServerOptions, ServingError
 
 PATIENCE_S = 120.0
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
-LIMITS = Limits(message_bytes=20_000, list_length=50, pairs=8_000, concurrency=4)
+LIMITS = Limits(
+    message_bytes=20_000, lists=30, list_length=50, pairs=8_000, values=1_200, concurrency=4
+)
 
 
 @pytest.fixture(scope="module", params=[None, BatchingOptions()], ids=["single", "batch"])
@@ -100,6 +102,16 @@ def ask(channel: grpc.Channel, inputs: dict[str, Any]) -> tuple[grpc.StatusCode,
             "of candidates and past actions, expected at most 8000",
         ),
         (
+            adding_model.inputs(rows=31),
+            EXHAUSTED,
+            "input item_id has 31 lists, expected at most 30",
+        ),
+        (
+            adding_model.inputs(rows=30, items=10, history=10),
+            EXHAUSTED,
+            "the inputs have 1260 values, expected at most 1200; input ",
+        ),
+        (
             {"list_id": np.array(["x" * 20_000])},
             EXHAUSTED,
             "bytes, expected at most 20000",
@@ -115,6 +127,8 @@ def ask(channel: grpc.Channel, inputs: dict[str, Any]) -> tuple[grpc.StatusCode,
         "long list",
         "long history",
         "pairs",
+        "many lists",
+        "values",
         "message",
     ],
 )
@@ -142,6 +156,40 @@ def test_few_bytes_that_ask_for_much_memory(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         PredictionServiceStub(channel).Predict(request, timeout=PATIENCE_S)
     assert caught.value.code() == EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (
+            TensorProto(dtype=7, string_val=[b"a"]),
+            "input item_id brings 1 values, expected 3 as its shape (1, 3) has",
+        ),
+        (TensorProto(dtype=7), "input item_id brings 0 values, expected 3"),
+        (
+            TensorProto(dtype=1, float_val=[0.5, 0.5]),
+            "input initial_score brings 2 values, expected 3",
+        ),
+        (
+            TensorProto(dtype=1, tensor_content=b"\0" * 8),
+            "input initial_score cannot be parsed",
+        ),
+    ],
+    ids=["text", "nothing", "floats", "bytes"],
+)
+def test_one_value_is_not_repeated(
+    channel: grpc.Channel, tensor: TensorProto, message: str
+) -> None:
+    """A message of few bytes could ask for any amount of memory."""
+    request = adding_model.request(adding_model.inputs())
+    name = "item_id" if tensor.dtype == 7 else "initial_score"
+    shape = request.inputs[name].tensor_shape
+    tensor.tensor_shape.CopyFrom(shape)
+    request.inputs[name].CopyFrom(tensor)
+    with pytest.raises(grpc.RpcError) as caught:
+        PredictionServiceStub(channel).Predict(request, timeout=PATIENCE_S)
+    assert caught.value.code() == INVALID
+    assert message in caught.value.details()
 
 
 def test_one_request_too_many(channel: grpc.Channel, server: ModelServer) -> None:

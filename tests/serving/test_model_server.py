@@ -134,7 +134,9 @@ def _example(row: int) -> bytes:
         feature = example.features.feature[name]
         values = np.atleast_1d(column[row])
         if values.dtype.kind == "f":
-            feature.float_list.value.extend(values)
+            like = COLUMNS.get("history_item_id" if name.startswith("history_") else "item_id")
+            real = sum(text != "" for text in like[row])
+            feature.float_list.value.extend(values[:real])
         elif values.dtype.kind == "i":
             feature.int64_list.value.extend(values)
         else:

@@ -68,6 +68,10 @@ def instances(given: dict[str, np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _nested(depth: int) -> Any:
+    return [_nested(depth - 1)] if depth else "a"
+
+
 class TestPredict:
     def test_columns(self, adding: ModelServer) -> None:
         given = adding_model.inputs(rows=2)
@@ -116,6 +120,7 @@ class TestPredict:
             ({"item_id": [["a", "b", 3]]}, "input item_id holds 3, expected text"),
             ({"item_id": [["a", "b"], ["c"]]}, "input item_id holds lists of different lengths"),
             ({"item_id": [["a", ["b"]]]}, "input item_id holds lists of different depths"),
+            ({"item_id": _nested(40)}, "input item_id holds lists nested deeper than 2, expected"),
             ({"timestamp": [1.0]}, "input timestamp holds 1.0, expected an integer of int64"),
             ({"timestamp": [2**63]}, "expected an integer of int64"),
             ({"initial_score": [[True, 1, 2]]}, "input initial_score holds true, expected a num"),
@@ -123,7 +128,7 @@ class TestPredict:
             ({"list_id": [{"b64": "?"}]}, "input list_id holds no base64"),
             ({"history_age": [[1.0]]}, "expected 1 as history_age has"),
         ],
-        ids=str,
+        ids=lambda value: str(value)[:60],
     )
     def test_fault_of_an_input_is_named(
         self, adding: ModelServer, change: dict[str, Any], message: str
@@ -257,3 +262,59 @@ def test_rest_port_in_use(adding: ModelServer, model_dir: Path) -> None:
     port = int(adding.rest_address.rpartition(":")[2])
     with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port} for REST"):
         ModelServer(model_dir, port=0, options=ServerOptions(rest_port=port)).start()
+
+
+class TestConnections:
+    @pytest.fixture
+    def narrow(self, tmp_path: Path) -> Iterator[ModelServer]:
+        adding_model.push(tmp_path, 7)
+        options = ServerOptions(poll_s=0, rest_port=0, limits=Limits(concurrency=1), grace_s=1)
+        with ModelServer(tmp_path, port=0, options=options) as server:
+            yield server
+
+    def connect(self, server: ModelServer) -> http.client.HTTPConnection:
+        assert server.rest_address is not None
+        return http.client.HTTPConnection(server.rest_address, timeout=PATIENCE_S)
+
+    def test_one_too_many_is_told_so(self, narrow: ModelServer) -> None:
+        kept = self.connect(narrow)
+        kept.request("GET", "/v1/models/piano")
+        assert kept.getresponse().read()
+        code, answer = ask(narrow, "GET", "/v1/models/piano")
+        assert code == 429
+        assert answer["error"] == "1 connections are open, which is the most there may be"
+        kept.close()
+
+    def test_kept_connections_end_with_the_server(self, narrow: ModelServer) -> None:
+        kept = self.connect(narrow)
+        kept.request("GET", "/v1/models/piano")
+        assert kept.getresponse().read()
+        assert kept.sock is not None
+        narrow.stop()
+        assert kept.sock.recv(1) == b""
+
+    def test_a_body_has_a_time_in_all(
+        self, narrow: ModelServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("serving.rest._Handler.body_s", 0.2)
+        slow = self.connect(narrow)
+        slow.putrequest("POST", PREDICT)
+        slow.putheader("Content-Length", "100")
+        slow.endheaders(b"{")
+        response = slow.getresponse()
+        assert response.status == 504
+        error = json.loads(response.read())["error"]
+        assert error == "of a body of 100 bytes, 1 came within 0.2 s"
+        assert response.getheader("Connection") == "close"
+
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+    def test_other_methods(self, adding: ModelServer, method: str) -> None:
+        connection = self.connect(adding)
+        connection.request(method, "/v1/models/piano", b"GET / HTTP/1.1\r\n\r\n")
+        response = connection.getresponse()
+        content = response.read()
+        assert response.status == 400
+        assert response.getheader("Connection") == "close"
+        expected = {"error": f"Malformed request: {method} /v1/models/piano"}
+        assert content == b"" if method == "HEAD" else json.loads(content) == expected
+        assert connection.sock is None

@@ -187,6 +187,36 @@ class TestRefusedVersions:
         assert answered_by(server) == 5
         assert errors(server) == {}
 
+    def test_version_half_copied_at_start_is_loaded_again_when_whole(self, folder: Path) -> None:
+        """What was there could be loaded, so that it passed for whole."""
+        half = (folder / "3" / "saved_model.pb").read_bytes()
+        other = adding_model.push(folder.parent, 3, adds=9.0)
+        (folder / "3" / "saved_model.pb").write_bytes((other / "saved_model.pb").read_bytes())
+        with ModelServer(folder, port=0, options=BY_HAND) as server:
+            (folder / "3" / "saved_model.pb").write_bytes(half)
+            server.versions.refresh()
+            with pytest.raises(AssertionError):
+                answered_by(server)
+            server.versions.refresh()
+            assert answered_by(server) == 3
+            assert states(server) == {3: AVAILABLE}
+
+    def test_served_version_that_breaks_goes_on(
+        self, server: ModelServer, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        truncate(folder / "3")
+        look(server)
+        look(server)
+        assert answered_by(server) == 3
+        assert states(server) == {3: AVAILABLE}
+        assert caplog.text.count("version 3 is refused") == 1
+
+    def test_of_two_folders_of_one_version_the_plain_one_is_taken(self, folder: Path) -> None:
+        adding_model.push(folder, 4, adds=1.0).rename(folder / "04")
+        adding_model.push(folder, 4)
+        with ModelServer(folder, port=0, options=BY_HAND) as server:
+            assert answered_by(server) == 4
+
     def test_best_of_the_others_is_served_at_start(self, folder: Path) -> None:
         truncate(adding_model.push(folder, 5))
         with ModelServer(folder, port=0, options=BY_HAND) as server:
