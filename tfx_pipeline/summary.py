@@ -101,7 +101,8 @@ class RunSummary:
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             mark = f"{_mark(metric.complaint)} " if metric.needs else ""
             table.add_row(metric.name, *cells, mark + metric.needs)
-        console.print(table)
+        table.width = Console(width=1000).measure(table).maximum  # whole in a narrow one too
+        console.print(table, soft_wrap=True)
         console.print("calibration is mean prediction / mean label", style="dim")
         for change in self.compared.changes:
             if change.part == ALL_LISTS:

@@ -327,6 +327,16 @@ def test_a_lone_newest_event_is_said_to_be_a_clock_that_runs_ahead(
         assert said["near until"] == {"events": 1, "of": 18}
 
 
+def test_a_table_of_which_nothing_is_used_is_told() -> None:
+    said = {"until": "", "unreadable files": [], "without a snapshot": {}, "near until": None}
+    said["to forget, never met"] = 0
+    dead = {"duplicate": 1, "before its request": 174}
+    said["events"] = {"click": {"read": 175, "used": 0, "dead letters": dead}}
+    said["events"]["search"] = {"read": 9, "used": 1, "dead letters": {"old": 8}}
+    (told,) = sentences(said)
+    assert told == "click: none of 175 events is used, most of them as 'before its request'"
+
+
 def test_few_events_near_the_end_are_a_thousandth_at_most() -> None:
     said = {"until": "", "events": {}, "unreadable files": [], "without a snapshot": {}}
     said["to forget, never met"] = 0
@@ -430,7 +440,10 @@ def test_files_that_cannot_be_used_are_one_sentence(
         ({"time_unit": "h"}, "time_unit: got 'h'"),
         ({"privacy": {"salt_env": "NO_SUCH_SALT"}}, "'NO_SUCH_SALT' is not set"),
         ({"privacy": {"forget": "nobody.txt"}}, r"privacy\.forget: .*nobody\.txt cannot be read"),
-        ({"until": 0}, "no list is settled: of 8 searches 8 make lists that are held back"),
+        (
+            {"until": 0},
+            "no list is settled by 1970-01-01T00:00:00Z, the end of observation: of 8 searches 8",
+        ),
     ],
 )
 def test_mappings_that_cannot_be_used_are_one_sentence(

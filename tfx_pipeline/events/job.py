@@ -202,9 +202,10 @@ def _no_lists(said: dict[str, Any]) -> str:
     searches = said["events"].get(SEARCH, {"read": 0, "used": 0, "dead letters": {}})
     reasons = ", ".join(f"{reason} {count}" for reason, count in searches["dead letters"].items())
     return (
-        f"no list is settled: of {searches['read']} searches {searches['used']} make lists that "
-        f"are held back, as their windows are not over, and the others are dead letters "
-        f"({reasons or 'none'}); bring a longer log, or mend the mapping"
+        f"no list is settled by {said['until']}, the end of observation: of {searches['read']} "
+        f"searches {searches['used']} make lists that are held back, as their windows are not over "
+        f"by then, and {sum(searches['dead letters'].values())} are dead letters"
+        f"{f' ({reasons})' if reasons else ''}; bring a longer log, or mend the mapping"
     )
 
 

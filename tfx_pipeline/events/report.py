@@ -72,6 +72,10 @@ def _notes(said: dict[str, Any]) -> Iterator[str]:
             "the day before: a clock that runs ahead may have set the end of observation, which "
             '"until" in the mapping gives'
         )
+    for kind, found in said["events"].items():
+        if found["read"] and not found["used"]:
+            why = max(found["dead letters"], key=found["dead letters"].get)
+            yield f"{kind}: none of {found['read']:,} events is used, most of them as {why!r}"
     if count := said[NEVER_MET]:
         yield f"users to forget whom no row names: {count:,}"
     words = {"item": "shown items have", "user": "lists have a user with"}
