@@ -333,8 +333,8 @@ def test_a_table_of_which_nothing_is_used_is_told() -> None:
     dead = {"duplicate": 1, "before its request": 174}
     said["events"] = {"click": {"read": 175, "used": 0, "dead letters": dead}}
     said["events"]["search"] = {"read": 9, "used": 1, "dead letters": {"old": 8}}
-    (told,) = sentences(said)
-    assert told == "click: none of 175 events is used, most of them as 'before its request'"
+    told = [sentence for sentence in sentences(said) if "none of" in sentence]
+    assert told == ["click: none of 175 events is used, most of them as 'before its request'"]
 
 
 def test_few_events_near_the_end_are_a_thousandth_at_most() -> None:
