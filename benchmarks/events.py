@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from measuring import markdown, usage, watched, write
+from measuring import from_nothing, markdown, usage, watched, write
 
 from piano_tf.features import SPLITS
 from piano_tf.pages import COLOURS, INK
@@ -364,11 +364,7 @@ def plot(found: list[Measured]) -> Figure:
         times.plot([one.events / 1e6], [sum(one.work.values())], color=INK, **at)
         memory.plot([one.events / 1e6], [one.peak], color=INK, **at)
     memory.set_ylabel("MiB, all processes")
-    for axes in (times, memory):
-        axes.set_xlabel("million events")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="best")
+    from_nothing(figure, "million events")
     return figure
 
 

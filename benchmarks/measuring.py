@@ -59,6 +59,15 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def from_nothing(figure: Figure, what: str) -> None:
+    """Finishes plots of what grows with something: both axes from 0, with a legend."""
+    for axes in figure.axes:
+        axes.set_xlabel(what)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="best")
+
+
 def write(output: Path, table: str, plot: Callable[[], Figure]) -> None:
     """Writes a table (`.md`) and a plot (`.svg`) of the look that pages have."""
     output.with_suffix(".md").write_text(table + "\n")

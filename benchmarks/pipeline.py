@@ -31,7 +31,7 @@ from pathlib import Path
 
 import psutil
 from matplotlib.figure import Figure
-from measuring import Usage, markdown, watched, write
+from measuring import Usage, from_nothing, markdown, watched, write
 
 from piano_tf.data.logs import rows_of, split_files
 from piano_tf.pages import COLOURS, INK, MARK
@@ -225,11 +225,7 @@ def plot(found: list[Measured]) -> Figure:
         memory.plot(lists, of_stage, marker="o", color=colour, label=name)
     memory.plot(lists, [one.peak for one in found], color=MARK, linestyle="--", label="whole run")
     memory.set_ylabel("MiB, all processes")
-    for axes in (times, memory):
-        axes.set_xlabel("lists")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="best")
+    from_nothing(figure, "lists")
     return figure
 
 

@@ -45,7 +45,7 @@ import psutil
 
 from serving.aio import AsyncRerankClient
 from serving.batch import Column, pad_batch
-from serving.connection import options
+from serving.connection import channel_to
 from serving.messages import (
     METHODS,
     GetModelMetadataRequest,
@@ -102,7 +102,7 @@ def columns_of(address: str, model: str) -> dict[str, Column]:
     path, _ = METHODS["GetModelMetadata"]
     request = GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = model
-    with grpc.insecure_channel(address, options=options()) as channel:
+    with channel_to(grpc, address, None) as channel:
         response = GetModelMetadataResponse.FromString(
             channel.unary_unary(path)(
                 request.SerializeToString(), timeout=TIMEOUT_S, wait_for_ready=True
@@ -229,7 +229,7 @@ async def take_turns(
     """Measures every level, the client, and the model step, some of each in every round."""
     steps = Level("model step")
     async with (
-        grpc.aio.insecure_channel(address, options=options()) as channel,
+        channel_to(grpc.aio, address, None) as channel,
         AsyncRerankClient(address, args.name, timeout_s=TIMEOUT_S) as client,
     ):
         predict = channel.unary_unary(METHODS["Predict"][0])

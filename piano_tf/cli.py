@@ -536,8 +536,10 @@ def _tfx(
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it gave no reason"]
         ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if ours:
+            raise PianoError(ours[-1])
         told = full_disk(done.stderr, [home]) or lines[-1]
-        raise PianoError(ours[-1] if ours else f"tfx {' '.join(arguments[:2])}: {told}")
+        raise PianoError(f"tfx {' '.join(arguments[:2])}: {told}")
 
 
 @piano.command()

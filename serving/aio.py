@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from serving.calls import Ended, Join, Retries, Start, Steps, T
-from serving.connection import methods, options
+from serving.connection import channel_to, methods
 from serving.search_list import Ranking, RerankedList, SearchList
 from serving.session import Session
 
@@ -50,10 +50,7 @@ class AsyncRerankClient:
             pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=options())
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=options())
+        self._channel = channel_to(grpc.aio, address, credentials)
         self._methods = methods(self._channel)
 
     async def wait_until_available(self, timeout_s: float) -> int:

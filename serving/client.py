@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from serving.calls import Ended, Join, Retries, Start, Steps, T
-from serving.connection import ended_by, methods, options
+from serving.connection import channel_to, ended_by, methods
 from serving.search_list import (
     FirstStageList,
     Ranking,
@@ -89,10 +89,7 @@ class RerankClient:
             pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=options())
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=options())
+        self._channel = channel_to(grpc, address, credentials)
         self._methods = methods(self._channel)
 
     def wait_until_available(self, timeout_s: float) -> int:

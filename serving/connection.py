@@ -12,7 +12,7 @@ from serving.calls import Ended
 from serving.messages import METHODS
 
 
-def options() -> list[tuple[str, Any]]:
+def _options() -> list[tuple[str, Any]]:
     """Options of a channel, sync or asyncio."""
     return [
         # The answer to a batch may exceed gRPC's 4 MiB.
@@ -29,6 +29,13 @@ def options() -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
     ]
+
+
+def channel_to(library: Any, address: str, credentials: grpc.ChannelCredentials | None) -> Any:
+    """A channel of `grpc` or `grpc.aio`, encrypted where there are credentials."""
+    if credentials is None:
+        return library.insecure_channel(address, options=_options())
+    return library.secure_channel(address, credentials, options=_options())
 
 
 def methods(channel: Any) -> Mapping[str, Any]:

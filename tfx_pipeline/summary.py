@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from piano_tf.evaluation.tables import whole
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
@@ -101,8 +102,7 @@ class RunSummary:
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             mark = f"{_mark(metric.complaint)} " if metric.needs else ""
             table.add_row(metric.name, *cells, mark + metric.needs)
-        table.width = Console(width=1000).measure(table).maximum  # whole in a narrow one too
-        console.print(table, soft_wrap=True)
+        console.print(whole(table), soft_wrap=True)
         console.print("calibration is mean prediction / mean label", style="dim")
         for change in self.compared.changes:
             if change.part == ALL_LISTS:

@@ -70,8 +70,13 @@ class Table:
             table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for line in self.rows:
             table.add_row(*map(rich.markup.escape, line))
-        table.width = Console(width=1000).measure(table).maximum  # whole in a narrow one too
-        return table
+        return whole(table)
+
+
+def whole(table: rich.table.Table) -> rich.table.Table:
+    """The table, as wide as it needs to be in a narrow terminal too."""
+    table.width = Console(width=1000).measure(table).maximum
+    return table
 
 
 def name_of(metric: str) -> str:
