@@ -68,7 +68,7 @@ def check_examples(
             raise invalid_argument(f"input {EXAMPLES} holds no tf.Example at [{row}]") from error
         lengths = {}
         # Reading a protobuf map by a missing key would add the key: hence `in`.
-        for name in columns or features:
+        for name in columns or sorted(features):
             values = _values(features[name]) if name in features else ()
             if isinstance(values, np.ndarray) and not np.isfinite(values).all():
                 place = int(np.argmin(np.isfinite(values)))
