@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from piano_tf import metrics, models
 from piano_tf import training as training_module
+from piano_tf.checkpoints import Checkpoints
 from piano_tf.config import (
     Config,
     DebiasingConfig,
@@ -249,6 +250,93 @@ def test_the_learning_rate_falls_along_half_a_cosine(train, encoder, prm, epochs
     fit(train, train, encoder.inputs, config, callbacks=[speedometer], verbose=0)
     expected = 0.02 * np.cos(np.pi / 2 * np.arange(epochs) / epochs) ** 2
     np.testing.assert_allclose(speedometer.read, expected, rtol=1e-5)
+
+
+# --- in half precision ---
+
+
+class Scales(tf.keras.callbacks.Callback):
+    """By what the loss is multiplied, and what the weights are, after every step.
+
+    Args:
+      dies_at: The step after which training is broken off, if at all.
+    """
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__()
+        self.scales: list[float] = []
+        self.weights: list[list[np.ndarray]] = []
+        self.dies_at = dies_at
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.before = weights_of(self.model)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.scales.append(float(self.model.optimizer.loss_scale))
+        self.weights.append(weights_of(self.model))
+        if len(self.scales) == self.dies_at:
+            raise InterruptedError
+
+
+@pytest.fixture
+def few_metrics() -> Iterator[None]:
+    """The two NDCGs: without graphs, the AUCs take longer than all else."""
+    few = [metrics.NDCG(label) for label in LABELS]
+    with mock.patch.object(metrics, "default_metrics", lambda _: few):
+        yield
+
+
+def equal(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def overflowing(model: ModelConfig, *, epochs: int) -> Config:
+    """A loss so large that its gradients, multiplied as they are at first, are none of float16."""
+    training = TrainingConfig(
+        epochs=epochs,
+        learning_rate=0.03,
+        patience=epochs,
+        checkpoint_steps=1,
+        mixed_precision="mixed_float16",
+    )
+    model = model.model_copy(update={"name": "dnn", "pretraining": None})
+    return Config(model=model, loss=LossConfig(calibration=1000.0), training=training)
+
+
+@pytest.mark.usefixtures("eagerly", "few_metrics")
+def test_steps_of_float16_that_overflow_are_left_out(train, encoder, prm: ModelConfig) -> None:
+    seen, config = Scales(), overflowing(prm, epochs=12)
+    found = fit(train, train, encoder.inputs, config, callbacks=[seen], verbose=0)
+    left_out = [
+        equal(*pair) for pair in zip(seen.weights, [seen.before, *seen.weights[:-1]], strict=True)
+    ]
+    assert left_out[0]
+    assert not left_out[-1]
+    scales = np.array([2.0**15, *seen.scales])
+    np.testing.assert_array_equal(scales[1:] / scales[:-1], np.where(left_out, 0.5, 1.0))
+    assert all(np.isfinite(values).all() for weights in seen.weights for values in weights)
+    assert found.history["loss"][-1] < 0.9 * found.history["loss"][0]
+    assert {weight.dtype for weight in found.model.weights} == {tf.float32}
+
+
+@pytest.mark.usefixtures("eagerly", "few_metrics")
+def test_float16_goes_on_where_it_was_interrupted(train, encoder, prm, tmp_path: Path) -> None:
+    config = overflowing(prm, epochs=6)
+
+    def trained(seen: Scales) -> FittedReranker:
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "the same")
+        kept = {"checkpoints": checkpoints, "callbacks": [seen], "verbose": 0}
+        return fit(train, train, encoder.inputs, config, **kept)
+
+    straight, first, rest = Scales(), Scales(dies_at=5), Scales()
+    expected = trained(straight)
+    with pytest.raises(InterruptedError):
+        trained(first)
+    found = trained(rest)
+    assert first.scales + rest.scales == straight.scales
+    assert len({*first.scales}) > 1
+    assert equal(found.model.get_weights(), expected.model.get_weights())
+    assert found.history == expected.history
 
 
 # --- pre-trained vectors, and a log that is encoded once ---
