@@ -2,17 +2,17 @@
 
 >>> Config.model_validate({"model": {"width": 64}}).model.width
 64
->>> Config.from_json('{"model": {"wdith": 64}}')
+>>> ScoreConfig.from_json('{"clicks": 2}')
 Traceback (most recent call last):
 ...
-piano_tf.errors.ConfigError: model.wdith: got 64; extra inputs are not permitted
+piano_tf.errors.ConfigError: clicks: got 2; expected one of click, conversion
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 
@@ -36,7 +36,7 @@ class Frozen(pydantic.BaseModel):
         try:
             return cls.model_validate_json(text)
         except pydantic.ValidationError as error:
-            raise ConfigError(_first_fault(error)) from error
+            raise ConfigError(_first_fault(cls, error)) from error
 
     @classmethod
     def load(cls: type[_Frozen], path: str | Path) -> _Frozen:
@@ -55,7 +55,7 @@ class Frozen(pydantic.BaseModel):
             raise ConfigError(f"{path}: {error}") from error
 
 
-def _first_fault(error: pydantic.ValidationError) -> str:
+def _first_fault(config: type[Frozen], error: pydantic.ValidationError) -> str:
     faults = error.errors()
     # A key that nobody knows first: what is missing may be what it was meant to be.
     fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
@@ -66,7 +66,25 @@ def _first_fault(error: pydantic.ValidationError) -> str:
         return message
     if fault["type"] == "missing":
         return f"{key}: missing"
+    if fault["type"] == "extra_forbidden":
+        message = f"expected one of {', '.join(_keys(config, fault['loc'][:-1]))}"
     return f"{key}: got {fault['input']!r}; {message}"
+
+
+def _keys(config: type[Frozen], place: tuple[int | str, ...]) -> list[str]:
+    """What may stand at a place of a configuration, whose parts are keys of models and of maps."""
+    for part in place:
+        if field := config.model_fields.get(str(part)):
+            config = next(_models_in(field.annotation), config)
+    return list(config.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[Frozen]]:
+    """The configurations in a type like `dict[str, X] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 class TableConfig(Frozen):

@@ -136,7 +136,7 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
             ["rerank", "--logs", "{log}", "--address", "127.0.0.1:1", "--timeout", "0.1"],
             "no server answered at 127.0.0.1:1 within 0.1 s",
         ),
-        (["compare", "{tmp}/misspelt.json"], "modles: got {'PIANO': {}}; extra inputs are not"),
+        (["compare", "{tmp}/misspelt.json"], "modles: got {'PIANO': {}}; expected one of"),
         (
             ["logs", "parquet", "--input", "{empty}", "--output", "{tmp}/logs"],
             "{empty}/lists.parquet: cannot be read as Parquet",

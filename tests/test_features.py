@@ -90,7 +90,7 @@ def test_types_in_parquet() -> None:
 @pytest.mark.parametrize(
     ("json", "said"),
     [
-        ('{"dataset": "d", "items": {}}', "items: got {}; extra inputs"),
+        ('{"dataset": "d", "items": {}}', "items: got {}; expected one of dataset"),
         ('{"item": {}}', "dataset"),
         (
             '{"dataset": "d", "item": {"artist": "text"}}',

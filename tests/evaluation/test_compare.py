@@ -313,7 +313,10 @@ def test_what_a_label_changes_is_merged_into_the_base() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"models": {"A": {"model": {"gat": 1}}}}, r"models.A: model.gat: got 1; extra inputs"),
+        (
+            {"models": {"A": {"model": {"gat": 1}}}},
+            r"models.A: model.gat: got 1; expected one of name",
+        ),
         ({"models": {"A": {"loss": 3}}}, r"models.A: loss: got 3; input should be an object"),
         ({"models": {"A": {"training": {"seed": 1}}}}, "models.A.training.seed: expected it"),
         (
@@ -328,7 +331,7 @@ def test_what_a_label_changes_is_merged_into_the_base() -> None:
         ({"ablations": ["A"]}, "got the reference 'A', expected others"),
         ({"seeds": [1, 1]}, "seeds: got \\(1, 1\\), expected each once"),
         ({"seeds": [-1]}, "models.A: training.seed: got -1"),
-        ({"sedes": [1]}, "sedes: got \\[1\\]; extra inputs"),
+        ({"sedes": [1]}, "sedes: got \\[1\\]; expected one of"),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence(changed: dict, sentence: str) -> None:

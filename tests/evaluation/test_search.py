@@ -154,7 +154,7 @@ def test_any_other_error_ends_the_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"space": {"model.widht": [4]}}, "models.A: model.widht: got 4; extra inputs"),
+        ({"space": {"model.widht": [4]}}, "models.A: model.widht: got 4; expected one of name"),
         ({"space": {"model.width": [0, 4]}}, "models.A: model.width: got 0; input should be"),
         ({"space": {"model.width": {"min": 0, "max": 4}}}, "models.A: model.width: got 0"),
         ({"space": {"model.width": {"min": 4, "max": 4}}}, "min 4, max 4: expected min < max"),

@@ -434,7 +434,7 @@ def test_files_that_cannot_be_used_are_one_sentence(
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"serach": {}}, "serach: got .*extra inputs"),
+        ({"serach": {}}, "serach: got .*expected one of .*search, click"),
         ({"history_item": ["brand"]}, "history_item 'brand': expected one of the item features"),
         ({"click": {"columns": {"item_id": "i"}}}, "expected a column for request_id, for user_id"),
         ({"time_unit": "h"}, "time_unit: got 'h'"),
