@@ -3,8 +3,9 @@
     nice -n 5 .venv/bin/python benchmarks/events.py 1 4 16 --output docs/events_growth
 
 Sizes are millions of events: searches, clicks and conversions. A larger log lasts longer, with as
-many events a day of as many users. Two more runs are of the second size: one in the days of the
-first, so that its days are fuller, and one with a user who has 5 % of all events. Prints a row for
+many events a day, and has so many more users that each has as many events. Three more runs are of
+the second size: one of the users of the first, whose histories are fuller; one in the days of the
+first, so that its days are fuller; and one with a user who has 5 % of all events. Prints a row for
 each run, with times and memory as ratios to the first, and writes the table (`.md`) and a plot
 (`.svg`). What stands after `--` are options of the Beam runner.
 
@@ -43,7 +44,8 @@ from piano_tf.pages import COLOURS, INK
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01 00:00 UTC
 DAYS = 30  # of the first size
-USERS, ITEMS, QUERIES = 100_000, 4_001, 20_000  # a prime number of items, see `_lists`
+USERS = 100_000  # of the first size
+ITEMS, QUERIES = 4_001, 20_000  # a prime number of items, see `_day`
 SHORTEST, LONGEST = 10, 30
 CLICKS, CONVERSIONS = 1.6, 0.25  # a list
 HOT = 0.05
@@ -57,12 +59,14 @@ class Run:
       name: For people.
       events: About how many.
       days: Over which they are spread evenly.
+      users: Of whom they are.
       hot: Share of them that are of one user, beside the users that all runs have.
     """
 
     name: str
     events: int
     days: int
+    users: int
     hot: float = 0.0
 
 
@@ -103,10 +107,10 @@ class Measured:
 def write_events(run: Run, folder: Path) -> int:
     """Writes event tables, one file a table and day, and their mapping; returns how many events."""
     rng = np.random.default_rng(0)
-    weight = np.arange(1, USERS + 1) ** -0.7
+    weight = np.arange(1, run.users + 1) ** -0.7
     reached = np.cumsum(weight / weight.sum())
     names = {
-        "user": pa.array([f"user-{number}" for number in range(USERS + 1)]),
+        "user": pa.array([f"user-{number}" for number in range(run.users + 1)]),
         "item": pa.array([f"item-{number}" for number in range(ITEMS)]),
         "query": pa.array([f"word{n % 141} word{n // 141}" for n in range(QUERIES)]),
         "kind": pa.array(["purchase", "favourite"]),
@@ -134,8 +138,9 @@ def _day(
     hot: float,
 ) -> dict[str, pa.Table]:
     """The tables of one day."""
-    user = np.minimum(np.searchsorted(reached, rng.random(lists)), USERS - 1)
-    user[rng.random(lists) < hot] = USERS
+    users = len(reached)
+    user = np.minimum(np.searchsorted(reached, rng.random(lists)), users - 1)
+    user[rng.random(lists) < hot] = users
     moment = START * 10**6 + DAY * 10**6 * day + np.sort(rng.integers(0, DAY * 10**6, lists))
     length = rng.integers(SHORTEST, LONGEST + 1, lists)
     row = np.repeat(np.arange(lists), length)
@@ -298,25 +303,30 @@ def _written(log_dir: Path) -> tuple[int, int]:
 def runs_of(millions: list[float]) -> list[Run]:
     """The runs of some sizes."""
     sizes = [round(1e6 * size) for size in millions]
-    runs = [Run(f"{size / 1e6:g} M", size, round(DAYS * size / sizes[0])) for size in sizes]
+    runs = []
+    for size in sizes:
+        times = size / sizes[0]
+        runs.append(Run(f"{size / 1e6:g} M", size, round(DAYS * times), round(USERS * times)))
     more = runs[min(1, len(runs) - 1)]
     return [
         *runs,
-        Run(f"{more.name} in {DAYS} days", more.events, DAYS),
-        Run(f"{more.name}, {HOT:.0%} of one user", more.events, more.days, HOT),
+        dataclasses.replace(more, name=f"{more.name} of {USERS:,} users", users=USERS),
+        dataclasses.replace(more, name=f"{more.name} in {DAYS} days", days=DAYS),
+        dataclasses.replace(more, name=f"{more.name}, {HOT:.0%} of one user", hot=HOT),
     ]
 
 
 def table(found: list[Measured]) -> str:
     """A row for each run, in Markdown; of stages the seconds, and in brackets the processor's."""
     stages = list(dict.fromkeys(stage for one in found for stage in one.seconds))
-    header = ["events", "days", "lists", "mean history", "s", "ratio", "processor s", "ratio"]
-    header += ["events/s", "peak MiB", "ratio", *stages]
+    header = ["events", "users", "days", "lists", "mean history"]
+    header += ["s", "ratio", "processor s", "ratio", "events/s", "peak MiB", "ratio", *stages]
     rows = []
     for one in found:
         rows.append(
             [
                 f"{one.run.name} ({one.events:,})",
+                f"{one.run.users:,}",
                 f"{one.run.days}",
                 f"{one.lists:,}",
                 f"{one.history:.1f}",
