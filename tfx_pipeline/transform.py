@@ -68,13 +68,16 @@ class _AnalysedTables:
         self._vocabularies = {}
         for name, columns in learnt_vocabularies(spec.features, spec.encoding).items():
             values = tf.concat([_real_values(raw, column) for column in columns], axis=0)
+            values, _, counts = tf.unique_with_counts(values)
             if name == "query":
-                distinct, places = tf.unique(values)
-                values = tf.gather(tokens(distinct), places).values
+                split = tokens(values)
+                values, counts = split.values, tf.gather(counts, split.value_rowids())
             self._vocabularies[name] = tft.vocabulary(
                 values,
                 top_k=spec.encoding.vocabulary_size,
                 vocab_filename=name,
+                # Without weights, Beam would be handed every single value of a batch.
+                weights=tf.cast(counts, tf.float32),
             )
         self._moments = {}
         for name, columns in spec.features.tables("float").items():
