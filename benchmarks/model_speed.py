@@ -1,0 +1,281 @@
+"""How near a model's answers and its training come to the machine's limit.
+
+    .venv/bin/python benchmarks/model_speed.py --output docs/model_speed.md
+
+The floor of a step is the time that its multiply-adds would take at the rate at which this machine
+multiplies two square matrices of 1,024 rows, measured in the same run and in turns with all else,
+so that what else the machine does meets everything alike. Multiply-adds are those of the matrix
+products in a step (for training: forward, backward and whatever else), counted while one runs
+eagerly. Two tables:
+
+  answers    PIANO on one list of so many candidates and 50 entries of history: from encoded inputs
+             to logits (the model step), and from strings to an order (the served graph, in process)
+  training   each model on 128 lists of 20 candidates and 50 entries of history: forward, backward
+             and Adam, without metrics
+
+Models have the width and the blocks that `--width` and `--blocks` say, and else their defaults.
+
+Times are the best of all rounds, by the clock; in brackets the median. Lists are made of what a
+simulated log of 400 lists holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from measuring import markdown
+from tensorflow.python.framework import op_callbacks  # no public name sees every operation's shapes
+
+from piano_tf import models
+from piano_tf.config import ModelConfig, ScoreConfig
+from piano_tf.data.batches import raw_batches
+from piano_tf.data.encoding import Batch, Encoder
+from piano_tf.data.logs import write_log
+from piano_tf.data.splits import ByShare
+from piano_tf.export import ServingModule
+from piano_tf.features import LABELS, Axis
+from piano_tf.losses import RerankingLoss
+from piano_tf.simulation import SimulationConfig, simulate
+
+CANDIDATES = (20, 50, 100, 200)
+HISTORY = 50
+TRAINED_ON, LISTS = 20, 128
+SIDE = 1024
+LOGGED = 400
+
+
+class Step(NamedTuple):
+    """Something to measure.
+
+    Attributes:
+      run: Does it once, and waits for it.
+      count: Multiply-adds of its matrix products.
+    """
+
+    run: Callable[[], object]
+    count: int
+
+
+class Timed(NamedTuple):
+    """Seconds of a step."""
+
+    best: float
+    median: float
+
+
+# --- multiply-adds ---
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[list[int]]:
+    """The multiply-adds of each matrix product that runs eagerly meanwhile."""
+    found: list[int] = []
+
+    def see(kind, inputs, attributes, outputs, name=None, graph=None) -> None:
+        kind = tf.compat.as_str(kind)
+        pairs = dict(zip(attributes[::2], attributes[1::2], strict=True))
+        if kind == "MatMul":
+            inner = inputs[0].shape[0 if pairs["transpose_a"] else 1]
+            found.append(int(np.prod(outputs[0].shape) * inner))
+        elif kind.startswith("BatchMatMul"):
+            inner = inputs[0].shape[-2 if pairs["adj_x"] else -1]
+            found.append(int(np.prod(outputs[0].shape) * inner))
+        elif kind == "Einsum":
+            found.append(_of_einsum(tf.compat.as_str(pairs["equation"]), [one.shape for one in inputs]))
+
+    tf.config.run_functions_eagerly(True)
+    op_callbacks.add_op_callback(see)
+    try:
+        yield found
+    finally:
+        op_callbacks.remove_op_callback(see)
+        tf.config.run_functions_eagerly(False)
+
+
+def _of_einsum(equation: str, shapes: Sequence[tf.TensorShape]) -> int:
+    """The product of all sizes that are named; of one operand none, for nothing is multiplied."""
+    if len(shapes) < 2:
+        return 0
+    sizes = {
+        letter: size
+        for letters, shape in zip(equation.split("->")[0].split(","), shapes, strict=True)
+        for letter, size in zip(letters, shape, strict=True)
+    }
+    return int(np.prod([*sizes.values()]))
+
+
+def multiply_adds(run: Callable[[], object]) -> int:
+    """How many one run has."""
+    with counted() as found:
+        run()
+    return sum(found)
+
+
+# --- what is measured ---
+
+
+class World:
+    """A small log, and lists of any length made of it.
+
+    Args:
+      folder: For the log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        source = simulate(SimulationConfig(lists=LOGGED))
+        write_log(source, folder, ByShare())
+        self.encoder = Encoder.fit(folder)
+        self._raw = next(raw_batches(folder, "train", self.encoder.features, LOGGED))
+        self._rng = np.random.default_rng(0)
+
+    def raw(self, lists: int, candidates: int) -> dict[str, tf.Tensor]:
+        """Columns of lists as long as can be, whose parts are drawn from the log's."""
+        places = {
+            axis: self._rng.integers(0, self._real(axis).sum(), (lists, *size))
+            for axis, size in (
+                (Axis.LIST, ()),
+                (Axis.ITEM, (candidates,)),
+                (Axis.HISTORY, (HISTORY,)),
+            )
+        }
+        made = {}
+        for column in self.encoder.features.columns():
+            values = self._raw[column.name][self._real(column.axis)]
+            made[column.name] = tf.constant(values[places[column.axis]])
+        return made
+
+    def _real(self, axis: Axis) -> np.ndarray:
+        """Where the log's columns of an axis are no padding."""
+        names = {Axis.LIST: "query", Axis.ITEM: "item_id", Axis.HISTORY: "history_item_id"}
+        values = self._raw[names[axis]]
+        return values != "" if values.ndim > 1 else np.full(values.shape, True)
+
+
+def answers(world: World, config: ModelConfig) -> dict[str, dict[str, Step]]:
+    """Candidates -> the model step and the served graph."""
+    model = models.build(world.encoder.inputs, config)
+    model(world.encoder(world.raw(1, 1)))
+    module = ServingModule(model, world.encoder, world.encoder.features, ScoreConfig())
+    step = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    served = module.signatures()["serving_default"]
+    found = {}
+    for candidates in CANDIDATES:
+        raw = world.raw(1, candidates)
+        raw = {name: values for name, values in raw.items() if name not in LABELS}
+        batch = world.encoder(raw)
+        count = multiply_adds(lambda batch=batch: model(batch))
+        found[f"{candidates}"] = {
+            "model step": Step(functools.partial(_wait_for, step, batch), count),
+            "strings to order": Step(functools.partial(_wait_for, served, **raw), count),
+        }
+    return found
+
+
+def _wait_for(function: Callable[..., Mapping[str, tf.Tensor]], *args: Batch, **raw) -> None:
+    for values in function(*args, **raw).values():
+        values.numpy()
+
+
+def trainings(world: World, configs: Mapping[str, ModelConfig]) -> dict[str, dict[str, Step]]:
+    """Model -> a training step."""
+    raw = world.raw(LISTS, TRAINED_ON)
+    labels = {label: tf.cast(raw.pop(label), tf.float32) for label in LABELS}
+    batch = world.encoder(raw)
+    return {
+        name: {"training step": training(world.encoder, config, batch, labels)}
+        for name, config in configs.items()
+    }
+
+
+def training(encoder: Encoder, config: ModelConfig, batch: Batch, labels: Batch) -> Step:
+    """Forward, backward and Adam on the same lists."""
+    model = models.build(encoder.inputs, config)
+    model(batch)
+    optimizer = tf.keras.optimizers.Adam()
+    model.compile(optimizer=optimizer, loss=RerankingLoss())
+    step = tf.function(lambda: model.train_step((batch, labels)))
+    count = multiply_adds(lambda: model.train_step((batch, labels)))
+    return Step(lambda: step()["loss"].numpy(), count)
+
+
+def product() -> Step:
+    """The matrix product that everything is held against."""
+    one, other = (tf.random.normal([SIDE, SIDE]) for _ in range(2))
+    multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(one, other)))
+    return Step(lambda: multiply().numpy(), SIDE**3)
+
+
+# --- measuring ---
+
+
+def measure(steps: Mapping[str, Step], rounds: int, warm: int = 3) -> dict[str, Timed]:
+    """All steps in turn, round after round."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(warm + rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step.run()
+            if number >= warm:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timed(min(each), float(np.median(each))) for name, each in seconds.items()}
+
+
+def table(first: str, found: Mapping[str, Mapping[str, Step]], rounds: int, rate: Step) -> str:
+    """A row for each thing, in Markdown; of each of its steps the time, and that over its floor."""
+    steps = {f"{row}/{name}": step for row, of in found.items() for name, step in of.items()}
+    timed = measure({**steps, "": rate}, rounds)
+    speed = rate.count / timed[""].best
+    names = list(next(iter(found.values())))
+    header = [first, "million multiply-adds", "floor, ms"]
+    for name in names:
+        header += [f"{name}, ms", "times the floor", "share of the floor's rate"]
+    rows = []
+    for row, of in found.items():
+        floor = of[names[0]].count / speed
+        cells = [row, f"{of[names[0]].count / 1e6:,.1f}", f"{1e3 * floor:.3f}"]
+        for name in names:
+            took = timed[f"{row}/{name}"]
+            cells += [
+                f"{1e3 * took.best:.2f} ({1e3 * took.median:.2f})",
+                f"{took.best / floor:.1f}",
+                f"{floor / took.best:.0%}",
+            ]
+        rows.append(cells)
+    return f"{markdown(header, rows)}\n\n{speed / 1e9:.1f} billion multiply-adds a second"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--only", choices=("answers", "training"))
+    parser.add_argument("--output", type=Path)
+    chosen = parser.parse_args()
+    tables = []
+    with tempfile.TemporaryDirectory() as scratch:
+        world = World(Path(scratch) / "log")
+    sizes = {"width": chosen.width, "blocks": chosen.blocks}
+    if chosen.only != "training":
+        found = answers(world, ModelConfig(**sizes))
+        tables.append(table("candidates", found, chosen.rounds, product()))
+        print(tables[-1], flush=True)
+    if chosen.only != "answers":
+        configs = {name: ModelConfig(name=name, **sizes) for name in models.REGISTRY}
+        tables.append(table("model", trainings(world, configs), chosen.rounds, product()))
+        print(tables[-1], flush=True)
+    if chosen.output:
+        chosen.output.write_text("\n\n".join(tables) + "\n")
+
+
+if __name__ == "__main__":
+    main()
