@@ -586,10 +586,14 @@ def serve(
     linger_seconds: float,
 ) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
-    from serving.batching import BatchingOptions
-    from serving.limits import Limits
-    from serving.server import ModelServer, ServerOptions, ServingError
-    from serving.tls import credentials
+    from serving.server import (
+        BatchingOptions,
+        Limits,
+        ModelServer,
+        ServerOptions,
+        ServingError,
+        credentials,
+    )
 
     _interrupt_on_signals()
     _log_to_stderr("serving")
@@ -633,7 +637,7 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
     from piano_tf.data.logs import find_list, read_spec
     from piano_tf.features import LABELS
     from serving.client import RequestError, RerankClient, RerankError, SearchList
-    from serving.table import reranking_table
+    from serving.client.table import reranking_table
 
     read_spec(log_dir)
     row = find_list(log_dir, split, list_id)

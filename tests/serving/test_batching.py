@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching import Batches, BatchingOptions
-from serving.call import Call
-from serving.errors import Refusal, ServingError
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.padding import merge, split
-from serving.servable import Arrays, Plan, Servable
+from serving.server import Limits
+from serving.server.batching import Batches, BatchingOptions
+from serving.server.call import Call
+from serving.server.errors import Refusal, ServingError
+from serving.server.merging import merge, split
+from serving.server.metrics import Metrics
+from serving.server.servable import Arrays, Plan, Servable
 
 LIMITS = Limits()
 PATIENCE_S = 120.0

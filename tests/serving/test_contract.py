@@ -18,8 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.batching import BatchingOptions
-from serving.server import ModelServer, ServerOptions
+from serving.server import BatchingOptions, ModelServer, ServerOptions
 
 EXAMPLES = Path(__file__).parents[2] / "serving" / "examples"
 PATIENCE_S = 120.0

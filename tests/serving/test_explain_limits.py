@@ -12,13 +12,13 @@ import adding_model
 import grpc
 import pytest
 
-from serving.batching import Batches, BatchingOptions
-from serving.call import Call
-from serving.errors import Refusal
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.running import OneByOne
-from serving.servable import Arrays, Plan, Servable
+from serving.server import Limits
+from serving.server.batching import Batches, BatchingOptions
+from serving.server.call import Call
+from serving.server.errors import Refusal
+from serving.server.metrics import Metrics
+from serving.server.running import OneByOne
+from serving.server.servable import Arrays, Plan, Servable
 
 PATIENCE_S = 120.0
 LIMITS = Limits()

@@ -17,8 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.limits import Limits
-from serving.server import ModelServer, ServerOptions, ServingError
+from serving.server import Limits, ModelServer, ServerOptions, ServingError
 
 PREDICT = "/v1/models/piano:predict"
 PATIENCE_S = 120.0
@@ -296,7 +295,7 @@ class TestConnections:
     def test_a_body_has_a_time_in_all(
         self, narrow: ModelServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("serving.rest._Handler.body_s", 0.2)
+        monkeypatch.setattr("serving.server.rest._Handler.body_s", 0.2)
         slow = self.connect(narrow)
         slow.putrequest("POST", PREDICT)
         slow.putheader("Content-Length", "100")

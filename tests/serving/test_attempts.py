@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.calls import RETRIED, Caller, CallError, Ended, Retries, Start, Wait
+from serving.client.attempts import RETRIED, Caller, CallError, Ended, Retries, Start, Wait
 
 Code = grpc.StatusCode
 DEADLINE = 100.0

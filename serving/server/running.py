@@ -6,10 +6,10 @@ import os
 import threading
 from typing import Protocol
 
-from serving.call import Admission, Call, late, stopping
-from serving.metrics import Metrics
-from serving.padding import size
-from serving.servable import Arrays, Plan
+from serving.server.call import Admission, Call, late, stopping
+from serving.server.merging import size
+from serving.server.metrics import Metrics
+from serving.server.servable import Arrays, Plan
 
 # Explanations are for people, who can wait, and must not fill the places of those who search.
 _MOST_EXPLANATIONS = 8

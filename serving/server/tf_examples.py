@@ -11,9 +11,10 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.errors import exhausted, invalid_argument
-from serving.limits import Limits
-from serving.lists import ITEMS, Shapes, check_amount, check_shapes, is_of_history
+from serving.columns import as_long_as, first_unequal
+from serving.server.errors import exhausted, invalid_argument
+from serving.server.limits import Limits
+from serving.server.list_signatures import Shapes, check_amount, check_shapes
 
 EXAMPLES = "examples"
 
@@ -79,8 +80,13 @@ def check_examples(
             if columns.get(name, 2) == 2:
                 lengths[name] = len(values)
                 longest[name] = max(longest.get(name, 0), len(values))
-        if columns:
-            _require_equal(row, lengths)
+        unequal = first_unequal(lengths) if columns else None
+        if unequal:
+            name, other = unequal
+            raise invalid_argument(
+                f"input {EXAMPLES} [{row}]: column {name} has {lengths[name]} values, "
+                f"{as_long_as(other, lengths[other])}"
+            )
     if columns:
         shapes = {
             name: (rows,) if rank == 1 else (rows, longest[name]) for name, rank in columns.items()
@@ -104,15 +110,3 @@ def _values(feature: Any) -> Any:
         return ()
     values = getattr(feature, kind).value
     return np.array(values, np.float32) if kind == "float_list" else values
-
-
-def _require_equal(row: int, lengths: Mapping[str, int]) -> None:
-    """Raises a `Refusal` if one column of a list is longer than another of its kind."""
-    first: dict[bool, str] = {False: ITEMS}
-    for name in sorted(lengths):
-        other = first.setdefault(is_of_history(name), name)
-        if lengths[name] != lengths[other]:
-            raise invalid_argument(
-                f"input {EXAMPLES} [{row}]: column {name} has {lengths[name]} values, expected "
-                f"{lengths[other]} as {other} has"
-            )

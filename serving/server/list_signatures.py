@@ -1,7 +1,6 @@
-"""Signatures about search lists: which tensors belong together, and how long they may be.
+"""Signatures about search lists: how a request's tensors fit each other and the limits.
 
-Their names say it, of inputs and of outputs: a tensor of rank 2 has one value per candidate, or one
-per past action if its name begins with `history_`; a tensor of rank 1 has one value per list.
+Inputs and outputs alike are named as `serving.columns` says.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
-from serving.errors import exhausted, invalid_argument
-from serving.limits import Limits
+from serving.columns import ITEMS, RANKS, as_long_as, first_unequal
+from serving.server.errors import exhausted, invalid_argument
+from serving.server.limits import Limits
 
-ITEMS = "item_id"
 # Runs the model once for each candidate.
 EXPLAIN = "explain"
-_HISTORY = "history_"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -30,13 +28,8 @@ def is_about_lists(signature: SignatureDef) -> bool:
     return (
         ITEMS in signature.inputs
         and _free_rank(signature.inputs[ITEMS]) == 2
-        and all(_free_rank(info) in (1, 2) for info in tensors)
+        and all(_free_rank(info) in RANKS for info in tensors)
     )
-
-
-def is_of_history(name: str) -> bool:
-    """Whether a column of rank 2 has one value per past action, not per candidate."""
-    return name.startswith(_HISTORY)
 
 
 def check_shapes(shapes: Shapes, limits: Limits) -> None:
@@ -50,32 +43,30 @@ def check_shapes(shapes: Shapes, limits: Limits) -> None:
       Refusal: Two inputs contradict each other, or there is too much of one.
     """
     rows, items = shapes[ITEMS]
-    longest: dict[bool, str] = {False: ITEMS}
     for name, shape in sorted(shapes.items()):
         if shape[0] != rows:
-            raise invalid_argument(
-                f"input {name} has {shape[0]} lists, expected {rows} as {ITEMS} has"
-            )
-        if len(shape) == 2:
-            first = longest.setdefault(is_of_history(name), name)
-            if shape[1] != shapes[first][1]:
-                raise invalid_argument(
-                    f"input {name} has lists of {shape[1]}, expected {shapes[first][1]} "
-                    f"as {first} has"
-                )
+            raise invalid_argument(f"input {name} has {shape[0]} lists, {as_long_as(ITEMS, rows)}")
+    lengths = {name: shape[1] for name, shape in sorted(shapes.items()) if len(shape) == 2}
+    unequal = first_unequal(lengths)
+    if unequal:
+        name, other = unequal
+        raise invalid_argument(
+            f"input {name} has lists of {lengths[name]}, {as_long_as(other, lengths[other])}"
+        )
     if not rows or not items:
         raise invalid_argument(
             f"input {ITEMS} has shape ({rows}, {items}), expected a list and a candidate or more"
         )
     if rows > limits.lists:
         raise exhausted(f"input {ITEMS} has {rows} lists, expected at most {limits.lists}")
-    for name in longest.values():
-        if shapes[name][1] > limits.list_length:
-            raise exhausted(
-                f"input {name} has lists of {shapes[name][1]}, expected at most "
-                f"{limits.list_length}"
-            )
-    pairs = rows * items * max(shapes[name][1] for name in longest.values())
+    # The candidates first, and of columns that are as long the first one.
+    longest = max([ITEMS, *lengths], key=lambda name: lengths[name])
+    if lengths[longest] > limits.list_length:
+        raise exhausted(
+            f"input {longest} has lists of {lengths[longest]}, expected at most "
+            f"{limits.list_length}"
+        )
+    pairs = rows * items * lengths[longest]
     if pairs > limits.pairs:
         raise exhausted(
             f"input {ITEMS} has {rows} lists of {items} candidates, which makes {pairs} pairs with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from serving.errors import ServingError
+from serving.server.errors import ServingError
 
 
 @dataclasses.dataclass(frozen=True)

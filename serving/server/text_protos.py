@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import descriptor_pool, message_factory, text_format, wrappers_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
-from serving.errors import ServingError
+from serving.server.errors import ServingError
 
 _TYPES = {
     "string": FieldDescriptorProto.TYPE_STRING,

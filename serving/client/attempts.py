@@ -2,8 +2,8 @@
 
 What is to be done next is decided here, in generators, once for every kind of client. A generator
 yields `Start` to have an attempt begin, `Wait` to be told what ended and `Join` to wait for another
-call; whoever drives it (threads in `serving/client.py`, an event loop in `serving/aio.py`, a clock
-of its own in the tests) does so.
+call; whoever drives it does so: threads in `threads.py`, an event loop in `aio.py`, a clock of its
+own in the tests.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Start:
 
     Attributes:
       number: Of the attempt, unlike that of any other that is running.
-      method: A key of `serving.messages.METHODS`.
+      method: A key of `serving.client.messages.METHODS`.
       request: Its message.
       timeout_s: Seconds that it may take.
       wait_for_ready: Whether a server that cannot be reached is waited for.
@@ -187,7 +187,7 @@ class Caller:
         """The first good answer that any attempt brings before the deadline.
 
         Args:
-          method: A key of `serving.messages.METHODS`.
+          method: A key of `serving.client.messages.METHODS`.
           request: Its message.
           deadline: The moment, on the clock, after which no answer is of use.
           wait_for_ready: Whether a server that cannot be reached is waited for.

@@ -20,14 +20,14 @@ from pathlib import Path
 import grpc
 import tensorflow as tf
 
-from serving.call import Call, late, stopping
-from serving.errors import Refusal, ServingError, invalid_argument
-from serving.lists import ITEMS
-from serving.metrics import Metrics
-from serving.padding import CannotSplit, merge, size, split
-from serving.running import OneByOne
-from serving.servable import Arrays, Plan
-from serving.text_protos import read
+from serving.columns import ITEMS
+from serving.server.call import Call, late, stopping
+from serving.server.errors import Refusal, ServingError, invalid_argument
+from serving.server.merging import CannotSplit, merge, size, split
+from serving.server.metrics import Metrics
+from serving.server.running import OneByOne
+from serving.server.servable import Arrays, Plan
+from serving.server.text_protos import read
 
 # A long list beside short ones would make all of them long: that much of a batch may be padding.
 _MOST_PADDING = 0.5

@@ -1,12 +1,4 @@
-"""A typed client of a served re-ranker, TensorFlow Serving's or the local one.
-
-    with RerankClient("127.0.0.1:8500") as client:
-        client.wait_until_available(timeout_s=60)
-        print(client.rank(SearchList("so what", "ada", ["a", "b"])).ranking)
-
-Neither importing nor using it imports TensorFlow; it needs grpcio, protobuf and NumPy.
-`serving.aio` has the same for asyncio.
-"""
+"""The client for programs with threads: each call waits in the thread that makes it."""
 
 from __future__ import annotations
 
@@ -18,29 +10,10 @@ from typing import Any
 
 import grpc
 
-from serving.calls import Ended, Join, Retries, Start, Steps, T
-from serving.connection import channel_to, ended_by, methods
-from serving.search_list import (
-    FirstStageList,
-    Ranking,
-    Reason,
-    RequestError,
-    RerankedList,
-    SearchList,
-)
-from serving.session import RerankError, Session
-
-__all__ = [
-    "FirstStageList",
-    "Ranking",
-    "Reason",
-    "RequestError",
-    "RerankClient",
-    "RerankError",
-    "RerankedList",
-    "Retries",
-    "SearchList",
-]
+from serving.client.attempts import Ended, Join, Retries, Start, Steps, T
+from serving.client.connection import channel_to, ended_by, methods
+from serving.client.search_list import Ranking, RerankedList, SearchList
+from serving.client.session import Session
 
 
 class RerankClient:

@@ -22,8 +22,8 @@ from pathlib import Path
 import grpc
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from serving.errors import ServingError
-from serving.servable import Servable
+from serving.server.errors import ServingError
+from serving.server.servable import Servable
 
 # The version travels as an int64, which holds any number of 18 digits.
 _VERSION = re.compile(r"[0-9]{1,18}")

@@ -1,4 +1,4 @@
-"""The client of `serving.client` for asyncio: the same calls, awaited.
+"""The client for asyncio: the calls of `serving.client.RerankClient`, awaited.
 
 async with AsyncRerankClient("127.0.0.1:8500") as client:
     ranking = (await client.rank(SearchList("so what", "ada", ["a", "b"]))).ranking
@@ -13,10 +13,10 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
-from serving.calls import Ended, Join, Retries, Start, Steps, T
-from serving.connection import channel_to, methods
-from serving.search_list import Ranking, RerankedList, SearchList
-from serving.session import Session
+from serving.client.attempts import Ended, Join, Retries, Start, Steps, T
+from serving.client.connection import channel_to, methods
+from serving.client.search_list import Ranking, RerankedList, SearchList
+from serving.client.session import Session
 
 __all__ = ["AsyncRerankClient"]
 

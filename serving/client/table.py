@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from serving.search_list import RerankedList, SearchList
+from serving.client.search_list import RerankedList, SearchList
 
 
 def reranking_table(

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from serving.errors import Refusal, invalid_argument
+from serving.server.errors import Refusal, invalid_argument
 
 Json = dict[str, Any]
 

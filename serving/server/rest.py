@@ -21,13 +21,13 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from serving import rest_json
-from serving.api import ModelApi, status_of
-from serving.call import Call
-from serving.errors import Refusal, ServingError, exhausted, invalid_argument
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.servable import DEFAULT_SIGNATURE
+from serving.columns import DEFAULT_SIGNATURE
+from serving.server import rest_json
+from serving.server.api import ModelApi, status_of
+from serving.server.call import Call
+from serving.server.errors import Refusal, ServingError, exhausted, invalid_argument
+from serving.server.limits import Limits
+from serving.server.metrics import Metrics
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 _VERSION = r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"

@@ -18,9 +18,10 @@ import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.errors import Refusal, ServingError, invalid_argument
-from serving.limits import Limits
-from serving.lists import (
+from serving.columns import DEFAULT_SIGNATURE
+from serving.server.errors import Refusal, ServingError, invalid_argument
+from serving.server.limits import Limits
+from serving.server.list_signatures import (
     EXPLAIN,
     check_amount,
     check_explained,
@@ -28,10 +29,8 @@ from serving.lists import (
     check_values,
     is_about_lists,
 )
-from serving.signature_tensors import decode, encode, require_whole, shape_of
-from serving.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
-
-DEFAULT_SIGNATURE = "serving_default"
+from serving.server.tensors import decode, encode, require_whole, shape_of
+from serving.server.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
 
 _log = logging.getLogger(__name__)
 

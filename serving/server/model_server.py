@@ -15,19 +15,17 @@ from types import TracebackType
 import grpc
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from serving.api import ModelApi
-from serving.batching import Batches, BatchingOptions
-from serving.errors import ServingError
-from serving.health import Health
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.rest import RestServer
-from serving.running import OneByOne, Runner
-from serving.servable import Servable
-from serving.versions import Versions, VersionState
-from serving.warmup import warm_up
-
-__all__ = ["ModelServer", "ServerOptions", "ServingError"]
+from serving.server.api import ModelApi
+from serving.server.batching import Batches, BatchingOptions
+from serving.server.errors import ServingError
+from serving.server.first_runs import warm_up
+from serving.server.health import Health
+from serving.server.limits import Limits
+from serving.server.metrics import Metrics
+from serving.server.rest import RestServer
+from serving.server.running import OneByOne, Runner
+from serving.server.servable import Servable
+from serving.server.versions import Versions, VersionState
 
 # For what is answered at once: health, status, and the refusal of one request too many.
 _SPARE_THREADS = 8

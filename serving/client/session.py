@@ -1,6 +1,6 @@
 """What every client does, however its calls travel: inputs, requests, answers and falling back.
 
-Generators again, as in `serving/calls.py`: they say what to send and are told what came.
+Generators again, as in `attempts.py`: they say what to send and are told what came.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from serving.batch import Column, pad_batch
-from serving.calls import Caller, CallError, Join, Retries, Steps
-from serving.messages import (
+from serving.client.attempts import Caller, CallError, Join, Retries, Steps
+from serving.client.messages import (
     AVAILABLE,
     COMING,
     GetModelMetadataRequest,
@@ -28,7 +27,8 @@ from serving.messages import (
     PredictRequest,
     SignatureDefMap,
 )
-from serving.search_list import (
+from serving.client.model_inputs import Column, pad_batch
+from serving.client.search_list import (
     FirstStageList,
     Ranking,
     Reason,
@@ -37,9 +37,9 @@ from serving.search_list import (
     SearchList,
     is_sequence,
 )
-from serving.tensors import DTYPES, read_tensor, write_tensor
+from serving.client.tensors import DTYPES, read_tensor, write_tensor
+from serving.columns import DEFAULT_SIGNATURE
 
-SIGNATURE = "serving_default"
 _PER_ITEM = ("order", "score", "click", "conversion")
 _PER_LIST = ("list_click", "list_conversion")
 # Between two looks at a server whose version is still loading.
@@ -208,7 +208,7 @@ class Session:
     def _request(self, lists: Sequence[SearchList], columns: Mapping[str, Column]) -> Any:
         request = PredictRequest(output_filter=(*_PER_ITEM, *_PER_LIST))
         request.model_spec.name = self._model_name
-        request.model_spec.signature_name = SIGNATURE
+        request.model_spec.signature_name = DEFAULT_SIGNATURE
         for name, array in pad_batch(lists, columns, self._pad_to).items():
             try:
                 write_tensor(array, request.inputs[name])
@@ -312,11 +312,11 @@ class Session:
             signatures = SignatureDefMap.FromString(response.metadata["signature_def"].value)
         except DecodeError as error:
             raise self._unusable("describes itself in no known way") from error
-        if SIGNATURE not in signatures.signature_def:
-            raise self._unusable(f"has no signature {SIGNATURE!r}")
+        if DEFAULT_SIGNATURE not in signatures.signature_def:
+            raise self._unusable(f"has no signature {DEFAULT_SIGNATURE!r}")
         columns = {
             name: self._column(name, info)
-            for name, info in signatures.signature_def[SIGNATURE].inputs.items()
+            for name, info in signatures.signature_def[DEFAULT_SIGNATURE].inputs.items()
         }
         return _Inputs(response.model_spec.version.value, columns)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from serving.errors import Refusal, exhausted
+from serving.server.errors import Refusal, exhausted
 
 # A deadline beyond is none: gRPC reports that of a call without one as centuries away.
 _LONGEST_S = 7 * 24 * 3600.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.lists import ITEMS, is_of_history
-from serving.servable import Arrays
+from serving.columns import ITEMS, is_of_history
+from serving.server.servable import Arrays
 
 # Holds candidates' indices, which are cut otherwise than values.
 _ORDER = "order"

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from serving.calls import Ended
-from serving.messages import METHODS
+from serving.client.attempts import Ended
+from serving.client.messages import METHODS
 
 
 def _options() -> list[tuple[str, Any]]:

@@ -17,10 +17,11 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.errors import Refusal, ServingError
-from serving.limits import Limits
-from serving.lists import is_about_lists
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from serving.columns import DEFAULT_SIGNATURE
+from serving.server.errors import Refusal, ServingError
+from serving.server.limits import Limits
+from serving.server.list_signatures import is_about_lists
+from serving.server.servable import Servable
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MOST_RECORDS = 1000

@@ -11,7 +11,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from serving.errors import invalid_argument
+from serving.server.errors import invalid_argument
 
 # Outputs travel in the typed fields of a TensorProto, as TensorFlow Serving sends them, since
 # clients may read `float_val` directly.

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.search_list import CONTRACT, RequestError, SearchList, is_sequence
+from serving.client.search_list import CONTRACT, RequestError, SearchList, is_sequence
+from serving.columns import HISTORY, ITEMS, RANKS, along, as_long_as
 
-ITEMS = "item_id"
-HISTORY = "history_item_id"
 # A model need not read every column that each list has; any other column must be of use to it.
 _ALWAYS_GIVEN = {*CONTRACT} - {"initial_score"}
 _KINDS = {"O": "text", "f": "a finite number", "i": "an integer"}
@@ -41,12 +40,12 @@ class Column:
     @property
     def is_of_search_lists(self) -> bool:
         """Whether a search list can have such a column at all."""
-        return self.dtype.kind in _KINDS and self.rank in (1, 2)
+        return self.dtype.kind in _KINDS and self.rank in RANKS
 
     @property
     def along(self) -> str:
         """The column that gives a column of rank 2 its length."""
-        return HISTORY if self.name.startswith("history_") else ITEMS
+        return along(self.name)
 
     @property
     def kind(self) -> str:
@@ -136,7 +135,7 @@ def _fit(column: Column, given: Mapping[str, Any], lengths: Mapping[str, int], i
     if length != lengths[column.along]:
         raise RequestError(
             f"list {index}: column {column.name!r} holds {length} values, {reprlib.repr(value)}, "
-            f"expected {lengths[column.along]}, one for each {column.along}"
+            f"{as_long_as(column.along, lengths[column.along])}"
         )
     for position, one in enumerate(value):
         if not column.holds(one):

@@ -29,14 +29,14 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from serving.call import Admission, Call, stopping
-from serving.errors import Refusal, exhausted, invalid_argument
-from serving.limits import Limits
-from serving.lists import ITEMS
-from serving.metrics import Metrics
-from serving.running import Runner
-from serving.servable import DEFAULT_SIGNATURE, Servable
-from serving.versions import Versions
+from serving.columns import DEFAULT_SIGNATURE, ITEMS
+from serving.server.call import Admission, Call, stopping
+from serving.server.errors import Refusal, exhausted, invalid_argument
+from serving.server.limits import Limits
+from serving.server.metrics import Metrics
+from serving.server.running import Runner
+from serving.server.servable import Servable
+from serving.server.versions import Versions
 
 _SIGNATURE_FIELD = "signature_def"
 _LONGEST_MESSAGE = 1024

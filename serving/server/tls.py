@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from serving.errors import ServingError
-from serving.text_protos import read
+from serving.server.errors import ServingError
+from serving.server.text_protos import read
 
 
 def credentials(path: Path) -> grpc.ServerCredentials:
