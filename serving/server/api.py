@@ -218,6 +218,16 @@ class ModelApi:
             seconds = time.perf_counter() - began
             self._metrics.request(model_name, status, call.entry, seconds)
 
+    def failed(self, error: Exception) -> tuple[grpc.StatusCode, str]:
+        """The status that a failure is answered with, and its message; counts it or logs it."""
+        code, message = status_of(error)
+        if isinstance(error, Refusal) and error.limit is not None:
+            self._metrics.beyond(error.limit)
+        if code is grpc.StatusCode.INTERNAL:
+            # The next request may be a good one: the server outlives a model's failure.
+            _log.error("a request failed", exc_info=error)
+        return code, message
+
     def _predict_counted(self, request: PredictRequest, call: Call) -> PredictResponse:
         name = request.model_spec.name
         return self.counted(name, call, lambda: self.predict(request, call))
@@ -237,10 +247,7 @@ class ModelApi:
                 call = Call.within("GRPC", context.time_remaining(), context.is_active)
                 return answer(self._parsed(received, request_type), call).SerializeToString()
             except Exception as error:
-                code, message = status_of(error)
-                if code is grpc.StatusCode.INTERNAL:
-                    # The next request may be a good one: the server outlives a model's failure.
-                    _log.exception("a request failed")
+                code, message = self.failed(error)
             context.abort(code, message)
 
         # Requests are taken as bytes, since gRPC does not say what is wrong with those that are no
@@ -251,8 +258,9 @@ class ModelApi:
         name = request_type.DESCRIPTOR.name
         if len(received) > self._limits.message_bytes:
             raise exhausted(
+                "message_bytes",
                 f"the {name} has {len(received)} bytes, expected at most "
-                f"{self._limits.message_bytes}"
+                f"{self._limits.message_bytes}",
             )
         request = request_type()
         try:

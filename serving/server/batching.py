@@ -277,9 +277,10 @@ class Batches:
         items = max(items for _, items, _ in sizes)
         history = max(history for _, _, history in sizes)
         real = sum(task.lists * task.width for task in tasks)
+        pairs = self._options.rows(lists) * items * max(items, history)
         return (
             lists <= self._options.most_lists
-            and self._options.rows(lists) * items * max(items, history) <= self._most_pairs
+            and tasks[0].plan.passes * pairs <= self._most_pairs
             and real >= (1 - _MOST_PADDING) * lists * (items + history)
         )
 
@@ -308,7 +309,7 @@ class Batches:
             merged = merge(requests, rows)
             with self._metrics.run(rows):
                 outputs = tasks[0].plan.run(merged)
-            parts = split(outputs, requests, rows)
+            parts = split(outputs, requests, rows, tasks[0].plan.of_fixed_width)
         except CannotSplit as error:
             plan = tasks[0].plan
             self._alone.add(plan)

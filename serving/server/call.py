@@ -69,11 +69,13 @@ class Admission:
     Args:
       most: How many.
       of: What they are called where one is refused.
+      limit: What the limit is called there.
     """
 
-    def __init__(self, most: int, of: str = "requests") -> None:
+    def __init__(self, most: int, of: str = "requests", limit: str = "concurrency") -> None:
         self._most = most
         self._of = of
+        self._limit = limit
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
@@ -86,7 +88,8 @@ class Admission:
                 raise stopping()
             if self._inside >= self._most:
                 raise exhausted(
-                    f"{self._most} {self._of} are in progress, which is the most there may be"
+                    self._limit,
+                    f"{self._most} {self._of} are in progress, which is the most there may be",
                 )
             self._inside += 1
         try:

@@ -15,11 +15,13 @@ class Refusal(Exception):
     Args:
       code: The gRPC status of the answer.
       message: What was wrong with the request.
+      limit: Which limit it would have passed, if it is for one.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, limit: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.limit = limit
 
 
 def invalid_argument(message: str) -> Refusal:
@@ -27,6 +29,11 @@ def invalid_argument(message: str) -> Refusal:
     return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def exhausted(message: str) -> Refusal:
-    """Returns the refusal of a request that asks for more than there is."""
-    return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+def exhausted(limit: str, message: str) -> Refusal:
+    """Returns the refusal of a request that asks for more than there is.
+
+    Args:
+      limit: Which limit it would pass, as it is counted: one of `Limits`, or of few other names.
+      message: What it asks for, and what there is.
+    """
+    return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, message, limit)

@@ -18,26 +18,45 @@ from serving.server.limits import Limits
 
 # Runs the model once for each candidate.
 EXPLAIN = "explain"
+# Runs the model once, and once more for each value of a list that it gives.
+SELECT_LIST = "select_list"
+_LIST_VALUE = "list_value"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def is_about_lists(signature: SignatureDef) -> bool:
     """Whether a signature takes the columns of search lists as padded tensors."""
-    tensors = [*signature.inputs.values(), *signature.outputs.values()]
     return (
         ITEMS in signature.inputs
         and _free_rank(signature.inputs[ITEMS]) == 2
-        and all(_free_rank(info) in RANKS for info in tensors)
+        and all(_free_rank(info) in RANKS for info in signature.inputs.values())
+        and all(
+            _free_rank(info) in RANKS or _values_per_list(info)
+            for info in signature.outputs.values()
+        )
     )
 
 
-def check_shapes(shapes: Shapes, limits: Limits) -> None:
+def of_fixed_width(signature: SignatureDef) -> frozenset[str]:
+    """Names of the outputs that have so many values per list, however long the lists are."""
+    return frozenset(name for name, info in signature.outputs.items() if _values_per_list(info))
+
+
+def passes(name: str, signature: SignatureDef) -> int:
+    """How often a signature about lists, other than `explain`, runs the model over them."""
+    if name != SELECT_LIST or _LIST_VALUE not in signature.outputs:
+        return 1
+    return 1 + _values_per_list(signature.outputs[_LIST_VALUE])
+
+
+def check_shapes(shapes: Shapes, limits: Limits, passes: int = 1) -> None:
     """Holds the inputs of one request to each other and to the limits.
 
     Args:
       shapes: Input name -> (lists,) or (lists, length).
       limits: Of the server.
+      passes: How often the model is run over the lists; each counts.
 
     Raises:
       Refusal: Two inputs contradict each other, or there is too much of one.
@@ -57,20 +76,26 @@ def check_shapes(shapes: Shapes, limits: Limits) -> None:
         raise invalid_argument(
             f"input {ITEMS} has shape ({rows}, {items}), expected a list and a candidate or more"
         )
-    if rows > limits.lists:
-        raise exhausted(f"input {ITEMS} has {rows} lists, expected at most {limits.lists}")
+    why = f", for the model is run {passes} times over each" if passes > 1 else ""
+    if rows * passes > limits.lists:
+        raise exhausted(
+            "lists",
+            f"input {ITEMS} has {rows} lists, expected at most {limits.lists // passes}{why}",
+        )
     # The candidates first, and of columns that are as long the first one.
     longest = max([ITEMS, *lengths], key=lambda name: lengths[name])
     if lengths[longest] > limits.list_length:
         raise exhausted(
+            "list_length",
             f"input {longest} has lists of {lengths[longest]}, expected at most "
-            f"{limits.list_length}"
+            f"{limits.list_length}",
         )
-    pairs = rows * items * lengths[longest]
+    pairs = passes * rows * items * lengths[longest]
     if pairs > limits.pairs:
         raise exhausted(
+            "pairs",
             f"input {ITEMS} has {rows} lists of {items} candidates, which makes {pairs} pairs with "
-            f"the longer of candidates and past actions, expected at most {limits.pairs}"
+            f"the longer of candidates and past actions, expected at most {limits.pairs}{why}",
         )
 
 
@@ -83,8 +108,9 @@ def check_explained(shapes: Shapes, limits: Limits) -> None:
     rows, items = shapes[ITEMS]
     if rows * items**2 > limits.explained:
         raise exhausted(
+            "explained",
             f"input {ITEMS} has {rows} lists of {items} candidates, which makes {rows * items**2} "
-            f"lists x candidates x candidates to explain, expected at most {limits.explained}"
+            f"lists x candidates x candidates to explain, expected at most {limits.explained}",
         )
 
 
@@ -98,8 +124,9 @@ def check_amount(shapes: Shapes, limits: Limits) -> None:
     if sum(sizes.values()) > limits.values:
         largest = max(sizes, key=lambda name: sizes[name])
         raise exhausted(
+            "values",
             f"the inputs have {sum(sizes.values())} values, expected at most {limits.values}; "
-            f"input {largest} has the most, {sizes[largest]}"
+            f"input {largest} has the most, {sizes[largest]}",
         )
 
 
@@ -122,3 +149,11 @@ def _free_rank(info: TensorInfo) -> int:
     if shape.unknown_rank or any(dim.size != -1 for dim in shape.dim):
         return -1
     return len(shape.dim)
+
+
+def _values_per_list(info: TensorInfo) -> int:
+    """How many values an output of fixed width has for each list; 0 for any other."""
+    shape = info.tensor_shape
+    if shape.unknown_rank or len(shape.dim) != 2 or shape.dim[0].size != -1:
+        return 0
+    return max(0, shape.dim[1].size)

@@ -48,13 +48,19 @@ def merge(requests: Sequence[Arrays], rows: int) -> Arrays:
     }
 
 
-def split(outputs: Arrays, requests: Sequence[Arrays], rows: int) -> list[Arrays]:
+def split(
+    outputs: Arrays,
+    requests: Sequence[Arrays],
+    rows: int,
+    of_fixed_width: frozenset[str] = frozenset(),
+) -> list[Arrays]:
     """Cuts the outputs back to each request's own lists and their own width.
 
     Args:
       outputs: [rows], [rows, longest N] or, by their names, [rows, longest H].
       requests: As they were merged.
       rows: As they were merged.
+      of_fixed_width: Names of outputs whose width has nothing to do with the lists': [rows, K].
 
     Returns:
       As many dicts of [B_i], [B_i, N_i] or [B_i, H_i].
@@ -66,7 +72,8 @@ def split(outputs: Arrays, requests: Sequence[Arrays], rows: int) -> list[Arrays
     longest = {False: max(one[1] for one in sizes), True: max(one[2] for one in sizes)}
     for name, values in outputs.items():
         width = longest[is_of_history(name)]
-        if len(values) != rows or (values.ndim == 2 and values.shape[1] != width):
+        may_be = values.ndim != 2 or name in of_fixed_width or values.shape[1] == width
+        if len(values) != rows or not may_be:
             raise CannotSplit(
                 f"output {name} has shape {values.shape}, expected one value for each of "
                 f"{rows} lists, or of {width} in each: it cannot be batched"
@@ -77,7 +84,9 @@ def split(outputs: Arrays, requests: Sequence[Arrays], rows: int) -> list[Arrays
         end = begin + lists
         parts.append(
             {
-                name: _cut(name, values[begin:end], history if is_of_history(name) else items)
+                name: values[begin:end]
+                if name in of_fixed_width
+                else _cut(name, values[begin:end], history if is_of_history(name) else items)
                 for name, values in outputs.items()
             }
         )

@@ -97,6 +97,12 @@ class Metrics:
             buckets=_LENGTHS,
             registry=self._registry,
         )
+        self._beyond = Counter(
+            "piano_serving_beyond_limit",
+            "Requests that were refused because they would pass a limit.",
+            ["limit"],
+            registry=self._registry,
+        )
         self._in_progress = Gauge(
             "piano_serving_requests_in_progress",
             "Requests that are waiting or run.",
@@ -156,6 +162,10 @@ class Metrics:
         if status == "OK":
             api = "Predict" if entry == "GRPC" else "predict"
             self._latency.labels(known, api, entry).observe(1e6 * seconds)
+
+    def beyond(self, limit: str) -> None:
+        """Counts a request that was refused for a limit, by its name."""
+        self._beyond.labels(limit).inc()
 
     def list_length(self, candidates: int) -> None:
         """Notes how long the lists of a request are."""

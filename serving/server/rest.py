@@ -23,7 +23,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.columns import DEFAULT_SIGNATURE
 from serving.server import rest_json
-from serving.server.api import ModelApi, status_of
+from serving.server.api import ModelApi
 from serving.server.call import Call
 from serving.server.errors import Refusal, ServingError, exhausted, invalid_argument
 from serving.server.limits import Limits
@@ -75,7 +75,7 @@ class RestServer:
     ) -> None:
         handler = type("_Handler", (_Handler,), {"api": api, "metrics": metrics, "limits": limits})
         try:
-            self._server = _Server((host, port), handler, limits.concurrency)
+            self._server = _Server((host, port), handler, metrics, limits.concurrency)
         except OSError as error:
             raise ServingError(
                 f"cannot listen on {host}:{port} for REST: the port is in use or the host is not "
@@ -105,7 +105,10 @@ class _Server(ThreadingHTTPServer):
     # The port of another server must not be shared.
     allow_reuse_port = False
 
-    def __init__(self, address: tuple[str, int], handler: Any, connections: int) -> None:
+    def __init__(
+        self, address: tuple[str, int], handler: Any, metrics: Metrics, connections: int
+    ) -> None:
+        self._metrics = metrics
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.Semaphore(connections)
         self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
@@ -120,7 +123,9 @@ class _Server(ThreadingHTTPServer):
             with self._idle:
                 self._open.add(request)
             super().process_request(request, client_address)
-        elif self._free_to_refuse.acquire(blocking=False):
+            return
+        self._metrics.beyond("connections")
+        if self._free_to_refuse.acquire(blocking=False):
             threading.Thread(target=self._refuse, args=(request,), daemon=True).start()
         else:
             self.shutdown_request(request)
@@ -270,7 +275,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise invalid_argument("the request has no Content-Length that is a number")
         if length > most:
             self.close_connection = True
-            raise exhausted(f"the body has {length} bytes, expected at most {most}")
+            raise exhausted(
+                "message_bytes", f"the body has {length} bytes, expected at most {most}"
+            )
         body = self._read(length, call)
         encoding = self.headers.get("Content-Encoding", "identity").lower()
         if encoding == "identity":
@@ -283,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         except zlib.error as error:
             raise invalid_argument(f"the body is no gzip: {error}") from error
         if len(body) > most:
-            raise exhausted(f"the inflated body has more than {most} bytes")
+            raise exhausted("message_bytes", f"the inflated body has more than {most} bytes")
         return body
 
     def _read(self, length: int, call: Call) -> bytes:
@@ -320,9 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             except Exception as error:
-                status, message = status_of(error)
-                if status is grpc.StatusCode.INTERNAL:
-                    _log.exception("a request failed")
+                status, message = self.api.failed(error)
                 code, content = _CODES.get(status.name, 500), {"error": message}
             self._send(code, json.dumps(content).encode(), "application/json")
         finally:

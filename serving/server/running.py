@@ -48,7 +48,7 @@ class OneByOne:
         self._free = threading.Semaphore(runs or os.cpu_count() or 1)
         self._closed = False
         self._free_to_explain = threading.Semaphore()
-        self.explanations = Admission(_MOST_EXPLANATIONS, "explanations")
+        self.explanations = Admission(_MOST_EXPLANATIONS, "explanations", "explanations")
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""

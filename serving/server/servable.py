@@ -28,6 +28,8 @@ from serving.server.list_signatures import (
     check_shapes,
     check_values,
     is_about_lists,
+    of_fixed_width,
+    passes,
 )
 from serving.server.tensors import decode, encode, require_whole, shape_of
 from serving.server.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
@@ -48,6 +50,8 @@ class Plan:
       outputs: Names of the outputs to compute.
       is_about_lists: Whether its tensors are the columns of search lists.
       explains: Whether each run is many of the model, one for each candidate.
+      passes: How often a run that does not explain goes through the model.
+      of_fixed_width: Names of outputs with so many values per list, however long the lists are.
       run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
         `tensorflow.errors.OpError` if the model fails on the inputs.
     """
@@ -58,6 +62,8 @@ class Plan:
     outputs: tuple[str, ...]
     is_about_lists: bool
     explains: bool
+    passes: int
+    of_fixed_width: frozenset[str]
     run: Callable[[Arrays], Arrays]
 
     def encode(self, values: Arrays) -> dict[str, TensorProto]:
@@ -141,7 +147,7 @@ class Servable:
         about_lists = is_about_lists(signature)
         about_examples = is_about_examples(signature)
         if about_lists:
-            check_shapes(shapes, limits)
+            check_shapes(shapes, limits, passes(signature_name, signature))
             if signature_name == EXPLAIN:
                 check_explained(shapes, limits)
         elif about_examples:
@@ -188,7 +194,17 @@ class Servable:
 
         about_lists = is_about_lists(signature)
         explains = about_lists and signature_name == EXPLAIN
-        return Plan(self, signature_name, signature, outputs, about_lists, explains, run)
+        return Plan(
+            self,
+            signature_name,
+            signature,
+            outputs,
+            about_lists,
+            explains,
+            passes(signature_name, signature),
+            of_fixed_width(signature),
+            run,
+        )
 
     def close(self) -> None:
         """Frees the model's memory; no signature can be run afterwards."""

@@ -42,7 +42,9 @@ def check_count(shapes: Shapes, limits: Limits) -> None:
     if not rows:
         raise invalid_argument(f"input {EXAMPLES} has shape (0,), expected a list or more")
     if rows > limits.lists:
-        raise exhausted(f"input {EXAMPLES} has {rows} lists, expected at most {limits.lists}")
+        raise exhausted(
+            "lists", f"input {EXAMPLES} has {rows} lists, expected at most {limits.lists}"
+        )
 
 
 def check_examples(
@@ -97,8 +99,9 @@ def check_examples(
         for name, length in longest.items():
             if length > limits.list_length:
                 raise exhausted(
+                    "list_length",
                     f"input {EXAMPLES}: column {name} has {length} values, expected at most "
-                    f"{limits.list_length}"
+                    f"{limits.list_length}",
                 )
     check_amount(shapes, limits)
 

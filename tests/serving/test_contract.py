@@ -42,7 +42,7 @@ def read(name: str, message: Any) -> Any:
     return text_format.Parse((EXAMPLES / f"{name}.pbtxt").read_text(encoding="utf-8"), message)
 
 
-@pytest.mark.parametrize("name", ["serving_default", "serve_examples"])
+@pytest.mark.parametrize("name", ["serving_default", "serve_examples", "explain", "select_list"])
 def test_grpc_example(channel: grpc.Channel, name: str) -> None:
     request = read(f"{name}.request", PredictRequest())
     wanted = read(f"{name}.response", PredictResponse())
@@ -56,7 +56,7 @@ def test_grpc_example(channel: grpc.Channel, name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["columns", "rows"])
+@pytest.mark.parametrize("name", ["columns", "rows", "explain", "select_list"])
 def test_rest_example(server: ModelServer, name: str) -> None:
     assert server.rest_address is not None
     connection = http.client.HTTPConnection(server.rest_address, timeout=PATIENCE_S)

@@ -235,7 +235,11 @@ class TestQuestions:
             for name in ("a stranger", "another"):
                 with pytest.raises(grpc.RpcError):
                     predict(adding_model.request(given, name=name), timeout=PATIENCE_S)
+            long = adding_model.inputs(items=1001)
+            with pytest.raises(grpc.RpcError):
+                predict(adding_model.request(long), timeout=PATIENCE_S)
         ask(adding, "POST", PREDICT, {"inputs": columns(given)})
+        assert ask(adding, "POST", PREDICT, {"inputs": columns(long)})[0] == 429
         after = samples()
 
         def more(*sample: str) -> float:
@@ -248,7 +252,10 @@ class TestQuestions:
         assert more(latency, "predict", "REST", "piano") == 1
         assert more(":tensorflow:serving:runtime_latency_count", "Predict", "piano", "TF1") == 2
         for stage in ("decode", "wait", "run", "encode"):
-            assert more("piano_serving_stage_seconds_count", stage) == 2
+            refused = 2 if stage == "decode" else 0
+            assert more("piano_serving_stage_seconds_count", stage) == 2 + refused
+        assert more(":tensorflow:serving:request_count", "piano", "RESOURCE_EXHAUSTED") == 2
+        assert more("piano_serving_beyond_limit_total", "list_length") == 2
         assert more("piano_serving_batch_lists_sum") == 4
         assert more("piano_serving_list_length_sum") == 2 * given["item_id"].shape[1]
         assert after["piano_serving_model_version",] == 7
@@ -282,6 +289,9 @@ class TestConnections:
         code, answer = ask(narrow, "GET", "/v1/models/piano")
         assert code == 429
         assert answer["error"] == "1 connections are open, which is the most there may be"
+        kept.request("GET", "/monitoring/prometheus/metrics")
+        text = kept.getresponse().read().decode()
+        assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
         kept.close()
 
     def test_kept_connections_end_with_the_server(self, narrow: ModelServer) -> None:
