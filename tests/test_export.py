@@ -283,7 +283,8 @@ def test_select_list_chooses_as_the_policy_does(loaded, predict, name, tiny, man
     np.testing.assert_array_equal(found["order"][clear], wanted[clear])
     # An order that is the same by several weights is worth the same, and the first one is taken.
     assert (values.max(axis=1) - values[np.arange(len(values)), found["chosen"]] < 2e-6).all()
-    assert len({*found["chosen"].tolist()}) > 1 and clear.any()
+    if name == "dlcm":  # of which no order is the best for all of these lists
+        assert len({*found["chosen"].tolist()}) > 1 and clear.any()
 
 
 def test_select_list_gives_what_the_default_does(loaded, predict, name, many) -> None:
