@@ -32,7 +32,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["piano_tf*", "tfx_pipeline*", "serving*"]),
     package_data={
-        "serving": ["README.md"],
+        "serving": ["README.md", "examples/*"],
         "piano_tf": ["py.typed", "*.jinja", "evaluation/*.jinja"],
         "tfx_pipeline": ["*.jinja", "events/*.jinja", "schemas/*.pbtxt"],
     },

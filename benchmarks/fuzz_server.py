@@ -238,7 +238,9 @@ def _spec(draw: random.Random, request: PredictRequest) -> None:
     elif kind == 2:
         spec.version_label = draw.choice(["", "stable"])
     elif kind == 3:
-        spec.signature_name = draw.choice(["explain", "serve_examples", "", "x" * 3000])
+        spec.signature_name = draw.choice(
+            ["explain", "select_list", "serve_examples", "", "x" * 3000]
+        )
     elif kind == 4:
         request.ClearField("model_spec")
     else:

@@ -43,18 +43,18 @@ import grpc
 import numpy as np
 import psutil
 
-from serving.aio import AsyncRerankClient
-from serving.batch import Column, pad_batch
-from serving.connection import channel_to
-from serving.messages import (
+from serving.client.aio import AsyncRerankClient
+from serving.client.connection import channel_to
+from serving.client.messages import (
     METHODS,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     PredictRequest,
     SignatureDefMap,
 )
-from serving.search_list import CONTRACT, SearchList
-from serving.tensors import DTYPES, write_tensor
+from serving.client.model_inputs import Column, pad_batch
+from serving.client.search_list import CONTRACT, SearchList
+from serving.client.tensors import DTYPES, write_tensor
 
 PIANO = (sys.executable, "-c", "from piano_tf.cli import main; main()")
 CONFIG = {"model": {"width": 64, "blocks": 2}, "training": {"epochs": 1}}

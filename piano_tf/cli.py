@@ -542,6 +542,26 @@ def _tfx(
         raise PianoError(f"tfx {' '.join(arguments[:2])}: {told}")
 
 
+# What the server's own limits are, `serving.server.Limits` says; loading it takes seconds.
+_LIMITS = {
+    "message_bytes": "Of one request.",
+    "lists": "Of one request.",
+    "list_length": "Of a list, and of a history.",
+    "pairs": "Lists x candidates x the longer of candidates and history, of one request.",
+    "explained": "Lists x candidates x candidates, of one request to explain.",
+    "values": "Of all inputs of one request together.",
+    "concurrency": "Requests in progress, waiting ones included.",
+}
+
+
+def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command an option for each limit of the server, as `max_<its name>`."""
+    for name, what in reversed(_LIMITS.items()):
+        option = click.option(f"--max-{name.replace('_', '-')}", type=int, help=what)
+        command = option(command)
+    return command
+
+
 @piano.command()
 @click.option("--model-dir", type=_FOLDER, required=True, help="Folder of pushed versions.")
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -561,9 +581,7 @@ def _tfx(
     help="TensorFlow Serving's; implies --batching.",
 )
 @click.option("--ssl-config-file", type=_FILE, help="TensorFlow Serving's: encrypts gRPC.")
-@click.option("--max-message-bytes", type=int, help="Of one request.")
-@click.option("--max-list-length", type=int, help="Of a list, and of a history.")
-@click.option("--max-concurrency", type=int, help="Requests in progress, waiting ones included.")
+@_limit_options
 @click.option(
     "--linger-seconds",
     type=click.FloatRange(min=0),
@@ -580,28 +598,26 @@ def serve(
     batching: bool,
     batching_parameters_file: Path | None,
     ssl_config_file: Path | None,
-    max_message_bytes: int | None,
-    max_list_length: int | None,
-    max_concurrency: int | None,
     linger_seconds: float,
+    **limits: int | None,
 ) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
-    from serving.batching import BatchingOptions
-    from serving.limits import Limits
-    from serving.server import ModelServer, ServerOptions, ServingError
-    from serving.tls import credentials
+    from serving.server import (
+        BatchingOptions,
+        Limits,
+        ModelServer,
+        ServerOptions,
+        ServingError,
+        credentials,
+    )
 
     _interrupt_on_signals()
     _log_to_stderr("serving")
-    limits = {
-        "message_bytes": max_message_bytes,
-        "list_length": max_list_length,
-        "concurrency": max_concurrency,
-    }
+    given = {name.removeprefix("max_"): most for name, most in limits.items() if most is not None}
     try:
         options = ServerOptions(
             poll_s=poll_seconds,
-            limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+            limits=Limits(**given),
             batching=BatchingOptions.read(batching_parameters_file)
             if batching_parameters_file
             else (BatchingOptions() if batching else None),
@@ -633,7 +649,7 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
     from piano_tf.data.logs import find_list, read_spec
     from piano_tf.features import LABELS
     from serving.client import RequestError, RerankClient, RerankError, SearchList
-    from serving.table import reranking_table
+    from serving.client.table import reranking_table
 
     read_spec(log_dir)
     row = find_list(log_dir, split, list_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig
+from piano_tf.config import Config, Frozen, ModelConfig, ScoreConfig, SelectionConfig
 from piano_tf.data.batches import raw_specs
 from piano_tf.errors import ConfigError, PianoError
 from piano_tf.explanation import leave_one_out
@@ -16,10 +16,11 @@ from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
 from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_possible
 from piano_tf.models.piano import PIANO
-from piano_tf.rerank import order_of, score
+from piano_tf.rerank import in_orders, list_value, order_of, score, select
 from piano_tf.warmup import write_warmup
 
 CARD_FILE = Path("assets.extra") / "reranker.json"
+_SELECTION = SelectionConfig()
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -47,6 +48,7 @@ class ServingModule(tf.Module):
         saved along.
       features: The raw columns.
       weights: a and b of the ranking score.
+      selection: Of the signature `select_list`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ServingModule(tf.Module):
         encode: Callable[[Tensors], Tensors],
         features: FeatureSpec,
         weights: ScoreConfig,
+        selection: SelectionConfig = _SELECTION,
     ) -> None:
         super().__init__(name="piano")
         require_exportable(model.config)
@@ -67,8 +70,9 @@ class ServingModule(tf.Module):
         self.encode = encode
         self._features = features
         self._weights = weights
+        self._selection = selection if counts_order(model.config) else None
         self._attention = model.attention if _attends(model) else None
-        # One trace for both signatures, so that they cannot differ.
+        # One trace for the signatures that give it as it is, so that they cannot differ.
         self._predict = tf.function(self._answer, input_signature=[self._specs()])
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -83,6 +87,12 @@ class ServingModule(tf.Module):
         `list_conversion_value` [B, N], what the list's probabilities lose without each candidate (a
         pass of the model for each); of a model with QDIR also `history_attention` [B, H], the mean
         of its heads, whose sum falls short of 1 by what went to no past query.
+
+        `select_list`, of a model to which the order of a list counts, takes what `serving_default`
+        does and chooses among K orders, those of `selection.sweep`, by what the model expects of
+        the list in each: `list_value` [B, K]. `chosen` [B] says which it is, `order` and `score`
+        are of that one; everything else is of the list as it came. It costs 1 + K passes of the
+        model.
         """
 
         @tf.function
@@ -97,12 +107,19 @@ class ServingModule(tf.Module):
         def explain(**columns: tf.Tensor) -> Tensors:
             return {**self._predict(columns), **self._explanation(columns)}
 
+        @tf.function
+        def select_list(**columns: tf.Tensor) -> Tensors:
+            return self._selected(columns)
+
         serialized = tf.TensorSpec([None], tf.string, name="examples")
-        return {
+        found = {
             "serving_default": serving_default.get_concrete_function(**self._specs()),
             "serve_examples": serve_examples.get_concrete_function(examples=serialized),
             "explain": explain.get_concrete_function(**self._specs()),
         }
+        if self._selection is not None:
+            found["select_list"] = select_list.get_concrete_function(**self._specs())
+        return found
 
     def _specs(self) -> dict[str, tf.TensorSpec]:
         return raw_specs(self._features, labels=False)
@@ -110,15 +127,32 @@ class ServingModule(tf.Module):
     def _answer(self, columns: Tensors) -> Tensors:
         outputs = self._model(self.encode(columns))
         mask = mask_of(columns, Axis.ITEM)
-        scores = score(outputs, self._weights)
-        return {
-            "score": tf.where(mask, scores, scores.dtype.min),
-            "click": tf.where(mask, tf.sigmoid(outputs["click"]), 0.0),
-            "conversion": tf.where(mask, tf.sigmoid(outputs["conversion"]), 0.0),
-            "order": order_of(scores, mask),
-            "list_click": tf.sigmoid(outputs["list_click"]),
-            "list_conversion": tf.sigmoid(outputs["list_conversion"]),
+        return _predictions(outputs, mask) | _sorted(score(outputs, self._weights), mask)
+
+    def _selected(self, columns: Tensors) -> Tensors:
+        assert self._selection is not None
+        batch = self.encode(columns)
+        outputs = self._model(batch)
+        mask = mask_of(columns, Axis.ITEM)
+        ways = [
+            _sorted(score(outputs, ScoreConfig(click=a, conversion=b)), mask)
+            for a, b in self._selection.sweep
+        ]
+        proposed = {name: tf.stack([way[name] for way in ways], axis=1) for name in ways[0]}
+        names = [c.name for c in self._features.columns(labels=False) if c.axis is Axis.ITEM]
+        again = self._model(in_orders(batch, names, proposed["order"]))
+        values = list_value(
+            tf.sigmoid(again["list_click"]),
+            tf.sigmoid(again["list_conversion"]),
+            self._selection.value,
+        )
+        values = tf.reshape(values, [-1, len(ways)])
+        chosen = select(values)
+        best = {
+            name: tf.gather(of_all, chosen, axis=1, batch_dims=1)
+            for name, of_all in proposed.items()
         }
+        return _predictions(outputs, mask) | best | {"list_value": values, "chosen": chosen}
 
     def _explanation(self, columns: Tensors) -> dict[str, tf.Tensor]:
         batch = self.encode(columns)
@@ -128,6 +162,29 @@ class ServingModule(tf.Module):
             # Without the null slot, which stands first.
             found["history_attention"] = tf.reduce_mean(self._attention(batch), axis=1)[:, 1:]
         return found
+
+
+def counts_order(config: ModelConfig) -> bool:
+    """Whether a served model expects another thing of the same list in another order."""
+    return config.rank == "always"
+
+
+def _predictions(outputs: Tensors, mask: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The probabilities of a list, 0 at padding."""
+    return {
+        "click": tf.where(mask, tf.sigmoid(outputs["click"]), 0.0),
+        "conversion": tf.where(mask, tf.sigmoid(outputs["conversion"]), 0.0),
+        "list_click": tf.sigmoid(outputs["list_click"]),
+        "list_conversion": tf.sigmoid(outputs["list_conversion"]),
+    }
+
+
+def _sorted(scores: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Scores, the lowest at padding, and the order that they make."""
+    return {
+        "score": tf.where(mask, scores, scores.dtype.min),
+        "order": order_of(scores, mask),
+    }
 
 
 def _attends(model: Reranker) -> bool:

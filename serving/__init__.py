@@ -1,4 +1,4 @@
-"""Serving a pushed model: a typed client, a local server and the deployment of the real one.
+"""Serving a pushed model: a typed client and a local server, which meet on the wire alone.
 
 Everything here knows the signatures of a SavedModel and nothing of the model behind them.
 """

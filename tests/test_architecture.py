@@ -127,6 +127,17 @@ def test_the_server_knows_nothing_of_library_or_pipeline() -> None:
         assert roots & ({"piano_tf", "tfx_pipeline"} | PIPELINE_ONLY) == set(), module
 
 
+@pytest.mark.parametrize("room", ["client", "server"])
+def test_client_and_server_share_the_columns_alone(room: str) -> None:
+    modules = [module for module in MODULES if module.startswith(f"serving.{room}")]
+    assert len(modules) > 3
+    shared = {"serving.columns"}
+    for module in modules:
+        ours = {name for name in imports_of(module) if name.split(".")[0] == "serving"}
+        assert {name for name in ours if not name.startswith(f"serving.{room}")} <= shared, module
+    assert [name for name in imports_of("serving.columns") if name in MODULES] == []
+
+
 def test_the_front_imports_nothing_of_ours_before_it_is_used() -> None:
     assert not {m for m in imports_of("piano_tf", lazy=False) if m.startswith("piano_tf")}
 

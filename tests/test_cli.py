@@ -240,6 +240,14 @@ def test_help_needs_neither_tensorflow_nor_tfx() -> None:
         assert command in done.stdout
 
 
+def test_every_limit_of_the_server_is_an_option() -> None:
+    from serving.server import Limits
+
+    options = {option for parameter in cli.serve.params for option in parameter.opts}
+    names = {name.replace("_", "-") for name in vars(Limits())}
+    assert {name for name in options if name.startswith("--max-")} == {f"--max-{n}" for n in names}
+
+
 def test_cuts_by_date_and_by_share_do_not_mix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

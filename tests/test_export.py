@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from piano_tf.config import Config, ModelConfig, ScoreConfig
+from piano_tf.config import Config, ModelConfig, ScoreConfig, SelectionConfig
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import PianoError
+from piano_tf.evaluation.predictions import Predictions
+from piano_tf.experiment.policies import ListSelection, by_score, combined
 from piano_tf.explanation import leave_one_out
 from piano_tf.export import (
     CARD_FILE,
@@ -22,9 +26,10 @@ from piano_tf.export import (
     parse_examples,
     require_exportable,
 )
-from piano_tf.features import LABELS, Axis
+from piano_tf.features import LABELS, Axis, FeatureSpec
 from piano_tf.masks import mask_of
-from piano_tf.rerank import order_of, score
+from piano_tf.models import build
+from piano_tf.rerank import list_value, order_of, score
 
 Row = dict[str, Any]
 SCORE = ScoreConfig(click=1.0, conversion=1.5)
@@ -231,12 +236,91 @@ def test_explain_tells_what_the_library_does(
         assert attention.max() > 0.01
 
 
+@pytest.fixture(scope="module")
+def many(tiny) -> dict[str, tf.Tensor]:
+    """Lists of 1 to 6 candidates side by side, so that most of them end in padding."""
+    return tiny.raw(tiny.rows(30), labels=False)
+
+
+class Asked:
+    """Lists as a policy gets them, of raw columns."""
+
+    def __init__(self, raw: dict[str, tf.Tensor], features: FeatureSpec) -> None:
+        self._raw = {name: values.numpy() for name, values in raw.items()}
+        self._moved = [c.name for c in features.columns(labels=False) if c.axis is Axis.ITEM]
+        self.searches = SimpleNamespace(mask=mask_of(raw, Axis.ITEM).numpy())
+
+    def rows(self, order: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        if order is None:
+            return self._raw
+        return self._raw | {
+            name: np.take_along_axis(self._raw[name], order, axis=1) for name in self._moved
+        }
+
+
+def test_select_list_chooses_as_the_policy_does(loaded, predict, name, tiny, many) -> None:
+    selection = SelectionConfig()
+    fields = [field.name for field in dataclasses.fields(Predictions)]
+
+    def predictor(rows: dict[str, np.ndarray]) -> Predictions:
+        said = predict({column: tf.constant(values) for column, values in rows.items()})
+        return Predictions(**{field: said[field] for field in fields})
+
+    asked = Asked(many, tiny.spec)
+    wanted = ListSelection(predictor, selection.sweep, selection.value).order(asked)
+    found = {k: v.numpy() for k, v in loaded(name)["select_list"](**many).items()}
+    values = found["list_value"]
+    assert values.shape == (len(wanted), len(selection.sweep))
+    plain = predictor(asked.rows())
+    for place, weights in enumerate(selection.sweep):
+        order = by_score(combined(plain, *weights), asked.searches.mask)
+        again = predictor(asked.rows(order))
+        worth = list_value(again.list_click, again.list_conversion, selection.value)
+        np.testing.assert_allclose(values[:, place], worth, **CLOSE)
+    # Between orders that are worth the same, rounding decides.
+    rivals = np.where(np.arange(values.shape[1]) == found["chosen"][:, np.newaxis], -1.0, values)
+    clear = values[np.arange(len(values)), found["chosen"]] - rivals.max(axis=1) > 1e-4
+    np.testing.assert_array_equal(found["order"][clear], wanted[clear])
+    # An order that is the same by several weights is worth the same, and the first one is taken.
+    assert (values.max(axis=1) - values[np.arange(len(values)), found["chosen"]] < 2e-6).all()
+    if name == "dlcm":  # of which no order is the best for all of these lists
+        assert len({*found["chosen"].tolist()}) > 1 and clear.any()
+
+
+def test_select_list_gives_what_the_default_does(loaded, predict, name, many) -> None:
+    found = {k: v.numpy() for k, v in loaded(name)["select_list"](**many).items()}
+    plain = predict(many)
+    assert found.keys() == plain.keys() | {"list_value", "chosen"}
+    mask = mask_of(many, Axis.ITEM).numpy()
+    for output in plain.keys() - {"order", "score"}:
+        np.testing.assert_allclose(found[output], plain[output], **CLOSE)
+    np.testing.assert_array_equal(found["order"], order_of(found["score"], mask))
+    for order, real in zip(found["order"], mask, strict=True):
+        assert sorted(order) == [*range(len(order))]
+        assert sorted(order[: real.sum()]) == [*range(real.sum())], "padding before a candidate"
+    assert (found["score"][~mask] == np.finfo(np.float32).min).all()
+
+
+def test_padding_changes_nothing_of_what_is_selected(loaded, name: str, tiny, many) -> None:
+    rows = tiny.rows(6)
+    beside = {k: v.numpy() for k, v in loaded(name)["select_list"](**many).items()}
+    for place, row in enumerate(rows):
+        alone = loaded(name)["select_list"](**tiny.raw([row], labels=False))
+        np.testing.assert_allclose(alone["list_value"][0], beside["list_value"][place], **CLOSE)
+
+
+def test_where_the_order_does_not_count_no_list_is_selected(encoder, tiny) -> None:
+    model = build(encoder.inputs, ModelConfig(name="prm", width=4, heads=1, rank="training"))
+    module = ServingModule(model, encoder, tiny.spec, SCORE)
+    assert set(module.signatures()) == {"serving_default", "serve_examples", "explain"}
+
+
 # --- how they are declared ---
 
 
 def test_signatures_take_the_columns_of_the_log_without_labels(loaded, name: str, tiny) -> None:
     signatures = loaded(name)
-    assert set(signatures) == {"serving_default", "serve_examples", "explain"}
+    assert set(signatures) == {"serving_default", "serve_examples", "explain", "select_list"}
     inputs = signatures["serving_default"].structured_input_signature[1]
     assert set(inputs) == {column.name for column in tiny.spec.columns(labels=False)}
     for column in tiny.spec.columns(labels=False):
@@ -250,6 +334,9 @@ def test_signatures_take_the_columns_of_the_log_without_labels(loaded, name: str
     explained = {"list_click_value", "list_conversion_value"}
     explained |= {"history_attention"} if name == "piano" else set()
     assert signatures["explain"].structured_outputs.keys() == outputs | explained
+    assert signatures["select_list"].structured_input_signature[1].keys() == inputs.keys()
+    # By this a server knows how many passes it costs.
+    assert signatures["select_list"].output_shapes["list_value"].as_list() == [None, 5]
 
 
 def test_scalars_missing_from_an_example_are_0_or_empty(tiny) -> None:

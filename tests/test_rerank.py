@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piano_tf.config import ScoreConfig
-from piano_tf.rerank import order_of, score
+from piano_tf.rerank import in_orders, order_of, score, select
 
 
 def order(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -89,6 +89,33 @@ def test_weights_choose_between_click_and_click_with_conversion(weights, orderin
     expected = {"click": [0, 2, 1], "both": [1, 2, 0]}[ordering]
     mask = tf.ones([1, 3], tf.bool)
     assert order_of(score(outputs, weights), mask).numpy()[0].tolist() == expected
+
+
+@given(lists(), st.integers(1, 4))
+@settings(max_examples=40)
+def test_every_list_in_each_of_its_orders(made, count: int) -> None:
+    scores, mask = made
+    orders = np.stack(
+        [order(np.roll(scores, place, axis=1), mask) for place in range(count)], axis=1
+    )
+    batch = {"item": scores, "wide": np.stack([scores, -scores], axis=2), "list": scores[:, 0]}
+    tensors = {name: tf.constant(values, tf.float32) for name, values in batch.items()}
+    found = in_orders(tensors, ["item", "wide"], tf.constant(orders))
+    for row in range(len(scores)):
+        for place in range(count):
+            own, moved = row * count + place, orders[row, place]
+            for name in ("item", "wide"):
+                np.testing.assert_array_equal(found[name][own], tensors[name].numpy()[row][moved])
+            assert found["list"][own] == tensors["list"][row]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([0.1, 0.3, 0.2], 1), ([0.3, 0.3, 0.1], 0), ([0.2, 0.3, 0.3000002], 1), ([-1.0, -2.0], 0)],
+    ids=str,
+)
+def test_the_best_list_is_selected_and_of_equal_ones_the_first(values, best: int) -> None:
+    assert select(tf.constant([values])).numpy().tolist() == [best]
 
 
 def test_sure_logits_give_finite_scores() -> None:

@@ -16,7 +16,7 @@ from piano_tf.experiment.policies import FirstStage, ListSelection, Policy, Sort
 from piano_tf.experiment.results import Experiment, write_experiment
 from piano_tf.experiment.served import exported, served
 from piano_tf.experiment.traffic import past_of_the_log, run
-from piano_tf.export import CARD_FILE, ModelCard
+from piano_tf.export import CARD_FILE, ModelCard, counts_order
 from piano_tf.files import replacing, require_room
 from piano_tf.simulation.config import SimulationConfig
 from piano_tf.simulation.searches import count_before
@@ -116,7 +116,7 @@ def policy_of(config: PolicyConfig, models: Path) -> Policy:
 
 
 def _require_that_order_counts(model_dir: Path) -> None:
-    if ModelCard.load(model_dir / CARD_FILE).config.model.rank != "always":
+    if not counts_order(ModelCard.load(model_dir / CARD_FILE).config.model):
         raise PianoError(
             f"{model_dir}: expects the same of a list in any order, for it knew ranks in training "
             "only; list selection needs a model with model.rank 'always'"

@@ -6,24 +6,8 @@ from pathlib import Path
 
 import pydantic
 
-from piano_tf.config import Frozen
+from piano_tf.config import Frozen, SelectionConfig, Weights
 from piano_tf.evaluation.config import require_apart
-
-Weights = tuple[float, float]
-
-
-class SelectionConfig(Frozen):
-    """Choosing among several orders by what a model expects of each as a list.
-
-    Attributes:
-      sweep: The orders: (a, b) of a log p(click) + b log p(conversion | click).
-      value: (A, B) of A P(any click) + B P(any conversion), by which one is chosen.
-    """
-
-    sweep: tuple[Weights, ...] = pydantic.Field(
-        min_length=1, default=((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0))
-    )
-    value: Weights = (1.0, 1.0)
 
 
 class PolicyConfig(Frozen):

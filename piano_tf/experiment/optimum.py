@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from piano_tf import rerank
 from piano_tf.experiment.policies import by_score
 from piano_tf.simulation.behaviour import Appeal, Behaviour, Expected
 from piano_tf.simulation.draws import Ints, logistic
@@ -15,7 +16,7 @@ _STARTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # b of log p(click) + b log p(convers
 
 def list_value(expected: Expected, value: tuple[float, float]) -> np.ndarray:
     """[B] A P(any click) + B P(any conversion)."""
-    return value[0] * expected.list_click + value[1] * expected.list_conversion
+    return rerank.list_value(expected.list_click, expected.list_conversion, value)
 
 
 def best_order(

@@ -7,8 +7,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
+from scipy import special
 
+from piano_tf.config import ScoreConfig
 from piano_tf.evaluation.predictions import Predictions
+from piano_tf.features import LABELS
+from piano_tf.rerank import list_value, order_of, score, select
 from piano_tf.simulation.draws import Ints
 from piano_tf.simulation.logs import ListColumns
 from piano_tf.simulation.past import History
@@ -16,9 +21,6 @@ from piano_tf.simulation.searches import Searches
 
 Predictor = Callable[[pa.RecordBatch], Predictions]
 """What answers about lists as the signature `serving_default` does."""
-
-
-_DECIMALS = 6  # in which values of lists are told apart: the rest is a model's rounding
 
 
 class Request(NamedTuple):
@@ -99,23 +101,20 @@ class ListSelection:
         said = self._predictor(request.rows())
         mask = request.searches.mask
         orders = [by_score(combined(said, *weights), mask) for weights in self._sweep]
-        values = [self._list_value(self._predictor(request.rows(order))) for order in orders]
-        best = np.argmax(np.round(values, _DECIMALS), axis=0)
+        again = [self._predictor(request.rows(order)) for order in orders]
+        values = [list_value(said.list_click, said.list_conversion, self._value) for said in again]
+        best = select(tf.constant(np.stack(values, axis=1))).numpy()
         return np.stack(orders)[best, np.arange(len(mask))]
-
-    def _list_value(self, said: Predictions) -> np.ndarray:
-        click, conversion = self._value
-        return click * said.list_click + conversion * said.list_conversion
 
 
 def combined(said: Predictions, click: float, conversion: float) -> np.ndarray:
     """[B, N] click * log p(click) + conversion * log p(conversion | click)."""
-    p_click, p_both = _log(said.click), _log(said.conversion)
-    return click * p_click + conversion * (p_both - p_click)
+    logits = {name: _logit(getattr(said, name)) for name in LABELS}
+    return score(logits, ScoreConfig(click=click, conversion=conversion)).numpy()
 
 
-def _log(probability: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probability.astype(np.float64), 1e-30))
+def _logit(probability: np.ndarray) -> tf.Tensor:
+    return tf.constant(special.logit(np.maximum(probability.astype(np.float64), 1e-30)))
 
 
 def by_score(score: np.ndarray, mask: np.ndarray) -> Ints:
@@ -128,4 +127,4 @@ def by_score(score: np.ndarray, mask: np.ndarray) -> Ints:
     wide = np.full(mask.shape, -np.inf)
     width = min(score.shape[1], mask.shape[1])
     wide[:, :width] = score[:, :width]
-    return np.argsort(np.where(mask, -wide, np.inf), axis=1, kind="stable")
+    return order_of(tf.constant(wide), tf.constant(mask)).numpy().astype(np.int64)

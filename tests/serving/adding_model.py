@@ -44,14 +44,23 @@ class AddingModel(tf.Module):
             "history_attention": past / (1 + columns["history_age"]),
         }
 
+    @tf.function
+    def select_list(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Three values for each list, which are once, twice and thrice its own."""
+        found = self.rerank(**columns)
+        return {**found, "list_value": found["list_click"][:, None] * [[1.0, 2.0, 3.0]]}
+
 
 @functools.cache
 def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="adding_model"))
     model = AddingModel()
-    signature = model.rerank.get_concrete_function(**SPECS)
+    rerank = model.rerank.get_concrete_function(**SPECS)
+    select_list = model.select_list.get_concrete_function(**SPECS)
     tf.saved_model.save(
-        model, str(folder), signatures={"serving_default": signature, "explain": signature}
+        model,
+        str(folder),
+        signatures={"serving_default": rerank, "explain": rerank, "select_list": select_list},
     )
     return folder
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from serving.aio import AsyncRerankClient
 from serving.client import RerankClient
+from serving.client.aio import AsyncRerankClient
 
 
 class BlockingClient:

@@ -8,6 +8,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -63,6 +64,38 @@ class TinyModel(tf.Module):
             "list_conversion": 1 - tf.reduce_prod(1 - conversion, axis=1),
         }
 
+    @tf.function(input_signature=[_COLUMNS])
+    def explain(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What a product loses without a factor; attention falls with age."""
+        found = self.rerank(columns)
+        past = tf.cast(columns["history_item_id"] != "", _FLOAT) / (1 + columns["history_age"])
+        return {
+            **found,
+            **{
+                f"list_{label}_value": found[label]
+                / (1 - found[label])
+                * (1 - found[f"list_{label}"])[:, None]
+                for label in ("click", "conversion")
+            },
+            "history_attention": past / (1 + tf.reduce_sum(past, axis=1, keepdims=True)),
+        }
+
+    @tf.function(input_signature=[_COLUMNS])
+    def select_list(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Either the list as it came or by score: what stands further down is clicked less."""
+        found = self.rerank(columns)
+        places = tf.range(tf.shape(found["order"])[1])
+        orders = tf.stack([tf.broadcast_to(places, tf.shape(found["order"])), found["order"]], 1)
+        clicks = tf.gather(found["click"], orders, axis=1, batch_dims=1)
+        values = tf.reduce_sum(clicks / tf.cast(1 + places, _FLOAT), axis=2)
+        chosen = tf.cast(values[:, 1] > values[:, 0] + 1e-6, tf.int32)
+        return {
+            **found,
+            "order": tf.gather(orders, chosen, axis=1, batch_dims=1),
+            "list_value": tf.ensure_shape(values, [None, 2]),
+            "chosen": chosen,
+        }
+
     @tf.function(input_signature=[tf.TensorSpec([None], _TEXT, name="examples")])
     def rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = {
@@ -104,14 +137,18 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "100").write_text("a file is no version")
     model = TinyModel()
     # Spread over keyword arguments, so that the signature has one input per column.
-    spread = tf.function(lambda **columns: model.rerank(columns)).get_concrete_function(
-        **{name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in _COLUMNS.items()}
-    )
+    named = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in _COLUMNS.items()}
+
+    def spread(run: Callable[..., dict[str, tf.Tensor]]) -> Any:
+        return tf.function(lambda **columns: run(columns)).get_concrete_function(**named)
+
     tf.saved_model.save(
         model,
         str(folder / str(VERSION)),
         signatures={
-            "serving_default": spread,
+            "serving_default": spread(model.rerank),
+            "explain": spread(model.explain),
+            "select_list": spread(model.select_list),
             "serve_examples": model.rerank_examples,
             "read_lexicon": model.read_lexicon,
             "scale": model.scale,

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching import Batches, BatchingOptions
-from serving.call import Call
-from serving.errors import Refusal, ServingError
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.padding import merge, split
-from serving.servable import Arrays, Plan, Servable
+from serving.server import Limits
+from serving.server.batching import Batches, BatchingOptions
+from serving.server.call import Call
+from serving.server.errors import Refusal, ServingError
+from serving.server.merging import merge, split
+from serving.server.metrics import Metrics
+from serving.server.servable import Arrays, Plan, Servable
 
 LIMITS = Limits()
 PATIENCE_S = 120.0
@@ -34,9 +34,11 @@ def servable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
     servable.close()
 
 
-def plan_of(servable: Servable, given: Arrays, *outputs: str) -> tuple[Plan, Arrays]:
+def plan_of(
+    servable: Servable, given: Arrays, *outputs: str, signature: str = "serving_default"
+) -> tuple[Plan, Arrays]:
     request = adding_model.request(given)
-    return servable.prepare("serving_default", request.inputs, outputs, LIMITS)
+    return servable.prepare(signature, request.inputs, outputs, LIMITS)
 
 
 def call(seconds: float | None = PATIENCE_S, is_alive: Callable[[], bool] = lambda: True) -> Call:
@@ -233,6 +235,39 @@ def test_outputs_that_are_not_by_list_end_batching(
     asked.batches.run(plan, plan_of(servable, requests[0])[1], call())
     assert gate.sizes[before:] == [1]
     assert asked.batches.waiting == 0
+
+
+def test_outputs_of_fixed_width_stay_as_wide(
+    servable: Servable, batches: Callable[..., Batches]
+) -> None:
+    """There are three values for each list, though the lists are shorter, as long and longer."""
+    requests = [adding_model.inputs(items=2 + number, seed=number) for number in range(4)]
+    plan, gate = gated(plan_of(servable, requests[0], signature="select_list")[0])
+    asked = Asked(batches(), gate)
+    for number, one in enumerate(requests):
+        asked.ask(number, plan, plan_of(servable, one, signature="select_list")[1], call())
+    for number, answer in asked.answers().items():
+        wanted = adding_model.expected(requests[number], 7)
+        wanted["list_value"] = wanted["list_click"][:, np.newaxis] * [1.0, 2.0, 3.0]
+        assert adding_model.same(answer, wanted)
+    assert gate.sizes == [1, 3]
+
+
+def test_each_pass_of_a_selection_counts_as_pairs_of_a_batch(servable: Servable) -> None:
+    """Two lists of four make 32 pairs, and 128 in the four passes that three values cost."""
+    batches = Batches(BatchingOptions(threads=1), Metrics("piano"), most_pairs=127)
+    try:
+        for signature, sizes in (("serving_default", [1, 2]), ("select_list", [1, 1, 1])):
+            given = adding_model.inputs(items=4)
+            plan, gate = gated(plan_of(servable, given, signature=signature)[0])
+            asked = Asked(batches, gate)
+            for number in range(3):
+                arrays = plan_of(servable, given, signature=signature)[1]
+                asked.ask(number, plan, arrays, call())
+            asked.answers()
+            assert gate.sizes == sizes
+    finally:
+        batches.close()
 
 
 def test_closed_batches_refuse_what_waits_and_what_comes(

@@ -17,9 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.server import ModelServer, ServerOptions
+from serving.server import BatchingOptions, Limits, ModelServer, ServerOptions
 
 PATIENCE_S = 120.0
 NO_PROXY = [("grpc.enable_http_proxy", 0)]

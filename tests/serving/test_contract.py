@@ -18,8 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.batching import BatchingOptions
-from serving.server import ModelServer, ServerOptions
+from serving.server import BatchingOptions, ModelServer, ServerOptions
 
 EXAMPLES = Path(__file__).parents[2] / "serving" / "examples"
 PATIENCE_S = 120.0
@@ -43,7 +42,7 @@ def read(name: str, message: Any) -> Any:
     return text_format.Parse((EXAMPLES / f"{name}.pbtxt").read_text(encoding="utf-8"), message)
 
 
-@pytest.mark.parametrize("name", ["serving_default", "serve_examples"])
+@pytest.mark.parametrize("name", ["serving_default", "serve_examples", "explain", "select_list"])
 def test_grpc_example(channel: grpc.Channel, name: str) -> None:
     request = read(f"{name}.request", PredictRequest())
     wanted = read(f"{name}.response", PredictResponse())
@@ -57,7 +56,7 @@ def test_grpc_example(channel: grpc.Channel, name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["columns", "rows"])
+@pytest.mark.parametrize("name", ["columns", "rows", "explain", "select_list"])
 def test_rest_example(server: ModelServer, name: str) -> None:
     assert server.rest_address is not None
     connection = http.client.HTTPConnection(server.rest_address, timeout=PATIENCE_S)

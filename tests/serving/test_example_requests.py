@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from serving.errors import Refusal
-from serving.limits import Limits
-from serving.servable import Servable
-from serving.tf_examples import check_examples
+from serving.server import Limits
+from serving.server.errors import Refusal
+from serving.server.servable import Servable
+from serving.server.tf_examples import check_examples
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
 COLUMNS = {"query": 1, "item_id": 2, "item_year": 2, "history_item_id": 2, "history_age": 2}

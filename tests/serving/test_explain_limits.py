@@ -1,4 +1,4 @@
-"""An explanation costs as many passes as there are candidates, and is charged for them."""
+"""What runs the model several times is charged for it: explanations, and the choice of a list."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import adding_model
 import grpc
 import pytest
 
-from serving.batching import Batches, BatchingOptions
-from serving.call import Call
-from serving.errors import Refusal
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.running import OneByOne
-from serving.servable import Arrays, Plan, Servable
+from serving.server import Limits
+from serving.server.batching import Batches, BatchingOptions
+from serving.server.call import Call
+from serving.server.errors import Refusal
+from serving.server.metrics import Metrics
+from serving.server.running import OneByOne
+from serving.server.servable import Arrays, Plan, Servable
 
 PATIENCE_S = 120.0
 LIMITS = Limits()
@@ -46,6 +46,34 @@ def test_lists_times_candidates_squared_are_limited(servable: Servable) -> None:
         Refusal, match="2 lists of 10 candidates, which makes 200 lists x"
     ) as caught:
         prepared(servable, "explain", limits, rows=2, items=10)
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes", "message"),
+    [
+        (
+            Limits(lists=11),
+            {"rows": 3},
+            "3 lists, expected at most 2, for the .* run 4 times",
+        ),
+        (
+            Limits(pairs=799),
+            {"rows": 2, "items": 10},
+            "makes 800 pairs .* 799, .* run 4 times",
+        ),
+    ],
+    ids=["lists", "pairs"],
+)
+def test_each_pass_of_a_selection_counts(
+    servable: Servable, limits: Limits, sizes: dict[str, int], message: str
+) -> None:
+    """Three values are the model's of three orders, and one more pass makes the orders."""
+    prepared(servable, "serving_default", limits, **sizes)
+    fewer = {**sizes, "rows": sizes["rows"] - 1}
+    prepared(servable, "select_list", limits, **fewer)
+    with pytest.raises(Refusal, match=message) as caught:
+        prepared(servable, "select_list", limits, **sizes)
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

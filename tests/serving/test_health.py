@@ -24,8 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.server import ModelServer, ServerOptions, ServingError
-from serving.tls import credentials
+from serving.server import ModelServer, ServerOptions, ServingError, credentials
 
 PATIENCE_S = 120.0
 NO_PROXY = [("grpc.enable_http_proxy", 0)]

@@ -15,9 +15,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from benchmarks.fuzz_server import EXPECTED, fuzz
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.server import ModelServer, ServerOptions, ServingError
+from serving.server import BatchingOptions, Limits, ModelServer, ServerOptions, ServingError
 
 PATIENCE_S = 120.0
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -244,8 +242,8 @@ def test_fuzzer_finds_a_server_at_fault(server: ModelServer, monkeypatch: Any) -
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("serving.signature_tensors.decode", fail)
-    monkeypatch.setattr("serving.servable.decode", fail)
+    monkeypatch.setattr("serving.server.tensors.decode", fail)
+    monkeypatch.setattr("serving.server.servable.decode", fail)
     assert fuzz(server.address, requests=30, threads=1, seed=1).faults
 
 

@@ -25,13 +25,13 @@ from tensorflow_serving.apis import (
     prediction_service_pb2,
 )
 
-from serving import messages
-from serving.batch import Column
-from serving.calls import Retries
-from serving.search_list import SearchList
+from serving.client import messages
+from serving.client.attempts import Retries
+from serving.client.model_inputs import Column
+from serving.client.search_list import SearchList
+from serving.client.session import Session
+from serving.client.tensors import DTYPES, read_tensor, write_tensor
 from serving.server import ModelServer
-from serving.session import Session
-from serving.tensors import DTYPES, read_tensor, write_tensor
 
 ROOT = Path(__file__).parents[2]
 REAL = {
@@ -231,7 +231,7 @@ RERANKING = """
     import asyncio
     import sys
 
-    from serving.aio import AsyncRerankClient
+    from serving.client.aio import AsyncRerankClient
     from serving.client import RerankClient, SearchList
 
     address, beside = sys.argv[1:]

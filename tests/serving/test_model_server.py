@@ -27,6 +27,7 @@ from serving.server import ModelServer, ServingError
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 OUTPUTS = {"score", "click", "conversion", "order", "list_click", "list_conversion"}
+EXPLAINED = {"list_click_value", "list_conversion_value", "history_attention"}
 
 # Two lists of three and of two candidates; the second user listened to artist `b` a day ago.
 COLUMNS: dict[str, Any] = {
@@ -173,9 +174,9 @@ class TestRefusals:
                 "Unrecognized servable version label: stable",
             ),
             (
-                {"signature_name": "explain"},
+                {"signature_name": "tune"},
                 grpc.StatusCode.FAILED_PRECONDITION,
-                'Serving signature key "explain" not found.',
+                'Serving signature key "tune" not found.',
             ),
         ],
     )
@@ -267,7 +268,7 @@ class TestRefusals:
     def test_checks_run_in_order(self, predictions: Any) -> None:
         """Faults are mended one by one, and each time the next one is reported."""
         request = PredictRequest(output_filter=["mood"])
-        request.model_spec.signature_name = "explain"
+        request.model_spec.signature_name = "tune"
         steps = [
             (lambda: setattr(request.model_spec, "name", "m"), "no name"),
             (lambda: setattr(request.model_spec, "name", "piano"), "Latest(m)"),
@@ -319,6 +320,13 @@ class TestMetadata:
         assert signature.inputs["timestamp"].dtype == tf.int64.as_datatype_enum
         assert signature.inputs["item_id"].dtype == tf.string.as_datatype_enum
         assert [dim.size for dim in signature.inputs["item_id"].tensor_shape.dim] == [-1, -1]
+        more = {"explain": EXPLAINED, "select_list": {"list_value", "chosen"}}
+        for name, outputs in more.items():
+            other = signatures.signature_def[name]
+            assert other.inputs.keys() == COLUMNS.keys()
+            assert other.outputs.keys() == OUTPUTS | outputs
+        values = signatures.signature_def["select_list"].outputs["list_value"]
+        assert [dim.size for dim in values.tensor_shape.dim] == [-1, 2]
 
     def test_field_is_checked_before_the_model(self, predictions: Any) -> None:
         for fields in [(), ("signature_def", "cost")]:

@@ -22,9 +22,9 @@ from tensorflow_serving.apis import model_service_pb2_grpc
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus as State
 
-from serving.api import ModelApi
 from serving.client import RequestError, RerankClient, RerankedList, RerankError, SearchList
 from serving.server import ModelServer
+from serving.server.api import ModelApi
 
 ADA = SearchList(
     query="so what",
@@ -194,12 +194,11 @@ class TestRequestError:
             ),
             (
                 with_features(ADA, item_artist=["davis"]),
-                "column 'item_artist' holds 1 values, ['davis'], expected 3, one for each item_id",
+                "column 'item_artist' holds 1 values, ['davis'], expected 3 as item_id has",
             ),
             (
                 replace(ADA, history_age=[1.0]),
-                "column 'history_age' holds 1 values, [1.0], "
-                "expected 2, one for each history_item_id",
+                "column 'history_age' holds 1 values, [1.0], expected 2 as history_item_id has",
             ),
             (
                 with_features(ADA, user_country=64),

@@ -17,8 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.limits import Limits
-from serving.server import ModelServer, ServerOptions, ServingError
+from serving.server import Limits, ModelServer, ServerOptions, ServingError
 
 PREDICT = "/v1/models/piano:predict"
 PATIENCE_S = 120.0
@@ -236,7 +235,11 @@ class TestQuestions:
             for name in ("a stranger", "another"):
                 with pytest.raises(grpc.RpcError):
                     predict(adding_model.request(given, name=name), timeout=PATIENCE_S)
+            long = adding_model.inputs(items=1001)
+            with pytest.raises(grpc.RpcError):
+                predict(adding_model.request(long), timeout=PATIENCE_S)
         ask(adding, "POST", PREDICT, {"inputs": columns(given)})
+        assert ask(adding, "POST", PREDICT, {"inputs": columns(long)})[0] == 429
         after = samples()
 
         def more(*sample: str) -> float:
@@ -249,7 +252,10 @@ class TestQuestions:
         assert more(latency, "predict", "REST", "piano") == 1
         assert more(":tensorflow:serving:runtime_latency_count", "Predict", "piano", "TF1") == 2
         for stage in ("decode", "wait", "run", "encode"):
-            assert more("piano_serving_stage_seconds_count", stage) == 2
+            refused = 2 if stage == "decode" else 0
+            assert more("piano_serving_stage_seconds_count", stage) == 2 + refused
+        assert more(":tensorflow:serving:request_count", "piano", "RESOURCE_EXHAUSTED") == 2
+        assert more("piano_serving_beyond_limit_total", "list_length") == 2
         assert more("piano_serving_batch_lists_sum") == 4
         assert more("piano_serving_list_length_sum") == 2 * given["item_id"].shape[1]
         assert after["piano_serving_model_version",] == 7
@@ -283,6 +289,9 @@ class TestConnections:
         code, answer = ask(narrow, "GET", "/v1/models/piano")
         assert code == 429
         assert answer["error"] == "1 connections are open, which is the most there may be"
+        kept.request("GET", "/monitoring/prometheus/metrics")
+        text = kept.getresponse().read().decode()
+        assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
         kept.close()
 
     def test_kept_connections_end_with_the_server(self, narrow: ModelServer) -> None:
@@ -296,7 +305,7 @@ class TestConnections:
     def test_a_body_has_a_time_in_all(
         self, narrow: ModelServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("serving.rest._Handler.body_s", 0.2)
+        monkeypatch.setattr("serving.server.rest._Handler.body_s", 0.2)
         slow = self.connect(narrow)
         slow.putrequest("POST", PREDICT)
         slow.putheader("Content-Length", "100")

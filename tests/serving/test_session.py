@@ -10,10 +10,10 @@ import grpc
 import pytest
 from stub_server import ASKED
 
-from serving.calls import Ended, Join, Retries, Start, Wait
-from serving.messages import GetModelMetadataResponse, PredictResponse, SignatureDefMap
-from serving.search_list import RequestError
-from serving.session import RerankError, Session
+from serving.client.attempts import Ended, Join, Retries, Start, Wait
+from serving.client.messages import GetModelMetadataResponse, PredictResponse, SignatureDefMap
+from serving.client.search_list import RequestError
+from serving.client.session import RerankError, Session
 
 TIMEOUT_S = 10.0
 METADATA = "GetModelMetadata"

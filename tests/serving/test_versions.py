@@ -20,8 +20,7 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.batching import BatchingOptions
-from serving.server import ModelServer, ServerOptions, ServingError
+from serving.server import BatchingOptions, ModelServer, ServerOptions, ServingError
 
 PATIENCE_S = 120.0
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END

@@ -1,0 +1,369 @@
+"""TensorFlow Serving's REST API: predict, metadata and status of a model, and the metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from serving.columns import DEFAULT_SIGNATURE
+from serving.server import rest_json
+from serving.server.api import ModelApi
+from serving.server.call import Call
+from serving.server.errors import Refusal, ServingError, exhausted, invalid_argument
+from serving.server.limits import Limits
+from serving.server.metrics import Metrics
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_VERSION = r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
+_RUN = re.compile(
+    rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>predict|classify|regress)", re.IGNORECASE
+)
+_ASK = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
+_TIMEOUT_S = 30.0
+_CHUNK = 1 << 16
+# Connections over the limit that are told so at a time; any further are dropped.
+_MOST_REFUSED = 8
+_REFUSAL_S = 1.0
+_CODES = {
+    "OK": 200,
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "NOT_FOUND": 404,
+    "DEADLINE_EXCEEDED": 504,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "UNIMPLEMENTED": 501,
+    "CANCELLED": 499,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class RestServer:
+    """Answers over HTTP what the API answers over gRPC.
+
+    Args:
+      api: What answers.
+      metrics: To tell.
+      limits: Of the size of a body, and of connections.
+      host: The address to listen on.
+      port: The port to listen on; 0 takes any free one.
+
+    Raises:
+      ServingError: The port cannot be taken.
+    """
+
+    def __init__(
+        self, api: ModelApi, metrics: Metrics, limits: Limits, host: str, port: int
+    ) -> None:
+        handler = type("_Handler", (_Handler,), {"api": api, "metrics": metrics, "limits": limits})
+        try:
+            self._server = _Server((host, port), handler, metrics, limits.concurrency)
+        except OSError as error:
+            raise ServingError(
+                f"cannot listen on {host}:{port} for REST: the port is in use or the host is not "
+                "this machine"
+            ) from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="rest", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begins to answer, on threads of its own."""
+        self._thread.start()
+
+    def stop(self, grace: float) -> None:
+        """Takes no new connection, waits so long for requests in progress, and hangs up."""
+        ends = time.monotonic() + grace
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.wait_idle(grace)
+        self._server.server_close()
+        self._server.hang_up(max(0.0, ends - time.monotonic()))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The port of another server must not be shared.
+    allow_reuse_port = False
+
+    def __init__(
+        self, address: tuple[str, int], handler: Any, metrics: Metrics, connections: int
+    ) -> None:
+        self._metrics = metrics
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = threading.Semaphore(connections)
+        self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
+        self._most = connections
+        self._idle = threading.Condition()
+        self._busy = 0
+        self._open: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            with self._idle:
+                self._open.add(request)
+            super().process_request(request, client_address)
+            return
+        self._metrics.beyond("connections")
+        if self._free_to_refuse.acquire(blocking=False):
+            threading.Thread(target=self._refuse, args=(request,), daemon=True).start()
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._idle:
+                self._open.discard(request)
+                self._idle.notify_all()
+            self._free.release()
+
+    def _refuse(self, request: socket.socket) -> None:
+        """Says why a connection is not taken."""
+        message = f"{self._most} connections are open, which is the most there may be"
+        content = json.dumps({"error": message}).encode()
+        head = (
+            "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            request.settimeout(_REFUSAL_S)
+            # Closing what was not read would take the answer back.
+            request.recv(_CHUNK)
+            request.sendall(head.encode() + content)
+            request.shutdown(socket.SHUT_WR)
+            while request.recv(_CHUNK):
+                pass
+        except OSError:
+            _log.debug("a connection too many broke off", exc_info=True)
+        finally:
+            self._free_to_refuse.release()
+            self.shutdown_request(request)
+
+    def hang_up(self, seconds: float) -> None:
+        """Ends the connections that are open, and waits so long for their threads."""
+        with self._idle:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            self._idle.wait_for(lambda: not self._open, seconds)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A caller who hangs up is no error of ours.
+        _log.debug("a connection from %s broke off", client_address, exc_info=True)
+
+    def busy(self, change: int) -> None:
+        with self._idle:
+            self._busy += change
+            self._idle.notify_all()
+
+    def wait_idle(self, seconds: float) -> None:
+        with self._idle:
+            self._idle.wait_for(lambda: not self._busy, seconds)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: ModelApi
+    metrics: Metrics
+    limits: Limits
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    server_version = "piano"
+    timeout = _TIMEOUT_S
+    # For a body to come and to be answered.
+    body_s = _TIMEOUT_S
+    # Head and body are written one after the other, which must not wait for each other.
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if self.headers.get("Content-Length", "0") != "0" or self.headers["Transfer-Encoding"]:
+            # What is not read of a body would be taken for the next request.
+            self.close_connection = True
+        if path == METRICS_PATH:
+            self._send(200, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+            return
+        found = _ASK.fullmatch(path)
+        if found is None:
+            self._malformed(path)
+        elif found["metadata"]:
+            self._answer(lambda: self._metadata(_spec(found)))
+        else:
+            self._answer(lambda: self._status(_spec(found)))
+
+    def _do_other(self) -> None:
+        self.close_connection = True
+        self._malformed(self.path.partition("?")[0])
+
+    do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _do_other
+
+    def do_POST(self) -> None:
+        path = self.path.partition("?")[0]
+        found = _RUN.fullmatch(path)
+        if found is None:
+            self.close_connection = True
+            self._malformed(path)
+            return
+        call = Call.within("REST", self.body_s)
+        name = found["name"]
+        self._answer(
+            lambda: self.api.counted(
+                name, call, lambda: self._predict(found, self._body(call), call)
+            )
+        )
+
+    def _predict(self, found: re.Match[str], body: bytes, call: Call) -> Any:
+        if found["method"].lower() != "predict":
+            raise Refusal(
+                grpc.StatusCode.UNIMPLEMENTED, f"{found['method']} is not answered, only predict"
+            )
+        with self.api.admitted():
+            parsed = rest_json.parse(body)
+            spec = _spec(found)
+            spec.signature_name = parsed.get("signature_name", "")
+            # One version reads the request and runs it, even if another takes over meanwhile.
+            with self.api.leased(spec) as servable:
+                signature_name = spec.signature_name or DEFAULT_SIGNATURE
+                request = rest_json.to_request(parsed, servable.signature(signature_name))
+                request.model_spec.CopyFrom(spec)
+                response = self.api.run(servable, request, call)
+        return rest_json.to_json(response, by_row="instances" in parsed)
+
+    def _metadata(self, spec: ModelSpec) -> Any:
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        response = self.api.get_model_metadata(request)
+        signatures = SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        version = str(response.model_spec.version.value)
+        return {
+            "model_spec": {"name": spec.name, "signature_name": "", "version": version},
+            "metadata": {"signature_def": _dict(signatures)},
+        }
+
+    def _status(self, spec: ModelSpec) -> Any:
+        return _dict(self.api.get_model_status(GetModelStatusRequest(model_spec=spec)))
+
+    def _body(self, call: Call) -> bytes:
+        most = self.limits.message_bytes
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+        except ValueError:
+            length = -1
+        if length < 0:
+            self.close_connection = True
+            raise invalid_argument("the request has no Content-Length that is a number")
+        if length > most:
+            self.close_connection = True
+            raise exhausted(
+                "message_bytes", f"the body has {length} bytes, expected at most {most}"
+            )
+        body = self._read(length, call)
+        encoding = self.headers.get("Content-Encoding", "identity").lower()
+        if encoding == "identity":
+            return body
+        if encoding != "gzip":
+            raise invalid_argument(f"Content-Encoding is {encoding!r}, expected gzip or none")
+        inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            body = inflater.decompress(body, most + 1)
+        except zlib.error as error:
+            raise invalid_argument(f"the body is no gzip: {error}") from error
+        if len(body) > most:
+            raise exhausted("message_bytes", f"the inflated body has more than {most} bytes")
+        return body
+
+    def _read(self, length: int, call: Call) -> bytes:
+        """So many bytes, within the time of the call, however slowly each of them comes."""
+        parts: list[bytes] = []
+        left = length
+        while left:
+            seconds = call.seconds_left()
+            try:
+                if seconds == 0.0:
+                    raise TimeoutError
+                self.connection.settimeout(seconds)
+                part = self.rfile.read1(min(left, _CHUNK))
+            except TimeoutError as error:
+                self.close_connection = True
+                raise Refusal(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"of a body of {length} bytes, {length - left} came within {self.body_s:g} s",
+                ) from error
+            if not part:
+                raise ConnectionError("the caller hung up in the middle of a body")
+            parts.append(part)
+            left -= len(part)
+        self.connection.settimeout(self.timeout)
+        return b"".join(parts)
+
+    def _answer(self, answer: Callable[[], Any]) -> None:
+        self.server.busy(1)
+        try:
+            try:
+                code, content = 200, answer()
+            except OSError:
+                # The caller is gone, or too slow: nobody is left to be told.
+                self.close_connection = True
+                return
+            except Exception as error:
+                status, message = self.api.failed(error)
+                code, content = _CODES.get(status.name, 500), {"error": message}
+            self._send(code, json.dumps(content).encode(), "application/json")
+        finally:
+            self.server.busy(-1)
+
+    def _malformed(self, path: str) -> None:
+        if path.lower().startswith("/v1/"):
+            content = {"error": f"Malformed request: {self.command} {path[:1024]}"}
+            self._send(400, json.dumps(content).encode(), "application/json")
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _send(self, code: int, content: bytes, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        _log.debug(format, *args)
+
+
+def _spec(found: re.Match[str]) -> ModelSpec:
+    spec = ModelSpec(name=found["name"])
+    if found["version"]:
+        spec.version.value = int(found["version"])
+    if found["label"]:
+        spec.version_label = found["label"]
+    return spec
+
+
+def _dict(message: Any) -> Any:
+    return json_format.MessageToDict(
+        message, including_default_value_fields=True, preserving_proto_field_name=True
+    )

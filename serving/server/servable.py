@@ -1,0 +1,258 @@
+"""One version of a model: loaded, and run by its signatures.
+
+A signature is run the way TensorFlow Serving runs it, by feeding and fetching the tensors that the
+SignatureDef names in a session, so that only the outputs asked for are computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from serving.columns import DEFAULT_SIGNATURE
+from serving.server.errors import Refusal, ServingError, invalid_argument
+from serving.server.limits import Limits
+from serving.server.list_signatures import (
+    EXPLAIN,
+    check_amount,
+    check_explained,
+    check_shapes,
+    check_values,
+    is_about_lists,
+    of_fixed_width,
+    passes,
+)
+from serving.server.tensors import decode, encode, require_whole, shape_of
+from serving.server.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
+
+_log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A signature with the outputs that were asked for: what can be run again and again.
+
+    Attributes:
+      servable: What runs it.
+      signature_name: Of the signature.
+      signature: Its inputs and outputs.
+      outputs: Names of the outputs to compute.
+      is_about_lists: Whether its tensors are the columns of search lists.
+      explains: Whether each run is many of the model, one for each candidate.
+      passes: How often a run that does not explain goes through the model.
+      of_fixed_width: Names of outputs with so many values per list, however long the lists are.
+      run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
+        `tensorflow.errors.OpError` if the model fails on the inputs.
+    """
+
+    servable: Servable
+    signature_name: str
+    signature: SignatureDef
+    outputs: tuple[str, ...]
+    is_about_lists: bool
+    explains: bool
+    passes: int
+    of_fixed_width: frozenset[str]
+    run: Callable[[Arrays], Arrays]
+
+    def encode(self, values: Arrays) -> dict[str, TensorProto]:
+        """Turns the outputs into messages."""
+        return {
+            name: encode(values[name], self.signature.outputs[name].dtype) for name in self.outputs
+        }
+
+
+class Servable:
+    """A SavedModel in memory, ready to run any of its signatures from several threads at once.
+
+    Args:
+      version: The number that answers carry.
+      folder: The folder that holds saved_model.pb.
+
+    Raises:
+      ServingError: The folder's SavedModel cannot be loaded.
+    """
+
+    def __init__(self, version: int, folder: Path) -> None:
+        self.version = version
+        self._plans: dict[tuple[str, tuple[str, ...]], Plan] = {}
+        if not (folder / "saved_model.pb").is_file():
+            raise ServingError(f"the version folder {folder} holds no saved_model.pb")
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        try:
+            meta_graph = _load(self._session, folder)
+        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+            self._session.close()
+            reason = str(error).partition("\n")[0]
+            raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
+        self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def
+        self._tell_what_is_not_held_to_lists()
+
+    def _tell_what_is_not_held_to_lists(self) -> None:
+        for name, signature in sorted(self.signatures.items()):
+            held = is_about_lists(signature) or is_about_examples(signature)
+            # What TensorFlow saves for itself takes nothing.
+            if signature.inputs and not held:
+                _log.warning(
+                    "version %d: the inputs of signature %s are no columns of search lists, so "
+                    "that only the limits on a message and on its values hold for them",
+                    self.version,
+                    name,
+                )
+
+    def signature(self, name: str) -> SignatureDef:
+        """Finds a signature; raises a `Refusal` if there is none of that name."""
+        if name not in self.signatures:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f'Serving signature key "{name}" not found.',
+            )
+        return self.signatures[name]
+
+    def prepare(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, TensorProto],
+        output_filter: Sequence[str],
+        limits: Limits,
+    ) -> tuple[Plan, Arrays]:
+        """Checks a request and decodes it; nothing is run yet.
+
+        Args:
+          signature_name: Which signature to run.
+          inputs: Its inputs by name; those that the signature has a default for may be left out.
+          output_filter: Names of the outputs to compute; none means all.
+          limits: Of what may be asked for.
+
+        Returns:
+          What to run, and its inputs.
+
+        Raises:
+          Refusal: The request does not fit the signature or the limits.
+        """
+        signature = self.signature(signature_name)
+        given = _given(signature, inputs)
+        shapes = {name: shape_of(name, given[name], signature.inputs[name]) for name in given}
+        about_lists = is_about_lists(signature)
+        about_examples = is_about_examples(signature)
+        if about_lists:
+            check_shapes(shapes, limits, passes(signature_name, signature))
+            if signature_name == EXPLAIN:
+                check_explained(shapes, limits)
+        elif about_examples:
+            check_count(shapes, limits)
+        check_amount(shapes, limits)
+        for name in inputs:
+            require_whole(name, inputs[name], shapes[name])
+        arrays = {name: decode(name, tensor) for name, tensor in given.items()}
+        if about_lists:
+            for name, array in arrays.items():
+                check_values(name, array)
+        elif about_examples:
+            check_examples(arrays[EXAMPLES], self._columns(), limits)
+        outputs = _chosen(signature, output_filter)
+        return self._plan(signature_name, outputs), arrays
+
+    def _columns(self) -> dict[str, int]:
+        """The columns of a list, as a signature about lists has them, and the rank of each."""
+        names = sorted(self.signatures, key=lambda name: name != DEFAULT_SIGNATURE)
+        for name in names:
+            signature = self.signatures[name]
+            if name != EXPLAIN and is_about_lists(signature):
+                return {name: len(info.tensor_shape.dim) for name, info in signature.inputs.items()}
+        return {}
+
+    def _plan(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
+        key = (signature_name, outputs)
+        # Two threads may both make the plan of a first request, but one is kept.
+        if key not in self._plans:
+            self._plans.setdefault(key, self._made(signature_name, outputs))
+        return self._plans[key]
+
+    def _made(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
+        signature = self.signatures[signature_name]
+        inputs = tuple(signature.inputs)
+        # What is fed and fetched is worked out once, and not for every run.
+        call = self._session.make_callable(
+            [signature.outputs[name].name for name in outputs],
+            [signature.inputs[name].name for name in inputs],
+        )
+
+        def run(arrays: Arrays) -> Arrays:
+            return dict(zip(outputs, call(*(arrays[name] for name in inputs)), strict=True))
+
+        about_lists = is_about_lists(signature)
+        explains = about_lists and signature_name == EXPLAIN
+        return Plan(
+            self,
+            signature_name,
+            signature,
+            outputs,
+            about_lists,
+            explains,
+            passes(signature_name, signature),
+            of_fixed_width(signature),
+            run,
+        )
+
+    def close(self) -> None:
+        """Frees the model's memory; no signature can be run afterwards."""
+        self._session.close()
+        self._plans.clear()
+
+
+def _load(session: tf.compat.v1.Session, folder: Path) -> Any:
+    # The loader of sessions is marked deprecated in favour of one that restores Python objects; the
+    # server wants the graph alone, so its log need not repeat the advice.
+    log = logging.getLogger("tensorflow")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with session.graph.as_default():
+            return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(folder))
+    finally:
+        log.setLevel(level)
+
+
+def _given(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[str, TensorProto]:
+    """Every input of the signature: as it was sent, else its default."""
+    extra = inputs.keys() - signature.inputs.keys()
+    missing = signature.inputs.keys() - inputs.keys() - signature.defaults.keys()
+    if extra or missing:
+        raise invalid_argument(
+            f"inputs do not match the signature. Sent extra: {_names(extra)}. "
+            f"Missing but required: {_names(missing)}."
+        )
+    # Reading a protobuf map by a missing key would add the key: hence the explicit choice.
+    return {
+        name: inputs[name] if name in inputs else signature.defaults[name]
+        for name in signature.inputs
+    }
+
+
+def _chosen(signature: SignatureDef, output_filter: Sequence[str]) -> tuple[str, ...]:
+    """The names of the outputs to compute, in an order that does not depend on the request."""
+    for place, name in enumerate(output_filter):
+        if name not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {name}. "
+                f"Outputs expected to be in the set {_names(signature.outputs)}."
+            )
+        if name in output_filter[:place]:
+            raise invalid_argument(f"duplicate output tensor alias: {name}")
+    return tuple(sorted(output_filter or signature.outputs))
+
+
+def _names(names: Any) -> str:
+    return f"{{{','.join(sorted(names))}}}"

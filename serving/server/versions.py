@@ -1,0 +1,332 @@
+"""The versions of a model: found in its folder, loaded beside each other, swapped and drained.
+
+The highest version is served. A newer one is loaded and warmed up while the old one answers; then
+new calls go to it at once, and the old one is closed after its last call. A version that cannot be
+loaded is refused, and tried again only when its files change; the best of the others goes on. The
+one that is served is loaded anew when its files change: it may have been half copied at the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from serving.server.errors import ServingError
+from serving.server.servable import Servable
+
+# The version travels as an int64, which holds any number of 18 digits.
+_VERSION = re.compile(r"[0-9]{1,18}")
+
+# What is in a folder: each file's path, size and time of change.
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionState:
+    """What became of one version.
+
+    Attributes:
+      version: Its number.
+      state: Of `ModelVersionStatus`: LOADING, AVAILABLE, UNLOADING or END.
+      error: Why it was refused; empty if it was not.
+    """
+
+    version: int
+    state: int
+    error: str = ""
+
+    def message(self) -> ModelVersionStatus:
+        """As GetModelStatus tells it."""
+        found = ModelVersionStatus(version=self.version, state=self.state)
+        found.status.SetInParent()
+        if self.error:
+            # The real server's code for what it does not know better.
+            found.status.error_code = grpc.StatusCode.UNKNOWN.value[0]
+            found.status.error_message = self.error
+        return found
+
+
+@dataclasses.dataclass(eq=False)
+class _Loaded:
+    """A version in memory with the calls that are in it."""
+
+    servable: Servable
+    files: Fingerprint
+    calls: int = 0
+
+
+class Versions:
+    """Keeps the best version of a folder ready; safe to use from several threads.
+
+    Args:
+      model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
+      load: Loads and warms up a version; raises `ServingError` if it cannot be served.
+      observe: Told of each change of a version's state, once it has happened.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        load: Callable[[int, Path], Servable],
+        observe: Callable[[VersionState], None] = lambda state: None,
+    ) -> None:
+        self._folder = Path(model_dir)
+        self._load = load
+        self._observe = observe
+        self._changed = threading.Condition()
+        # One look at a time; calls are answered meanwhile.
+        self._looking = threading.Lock()
+        self._current: _Loaded | None = None
+        self._leaving: list[_Loaded] = []
+        self._states: dict[int, VersionState] = {}
+        self._seen: dict[int, Fingerprint] = {}
+        self._refused: dict[int, Fingerprint] = {}
+        self._stopped = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def current(self) -> int | None:
+        """The version that new calls go to."""
+        with self._changed:
+            return self._current.servable.version if self._current else None
+
+    def states(self) -> list[VersionState]:
+        """Every version seen, highest first; those that ended are remembered."""
+        with self._changed:
+            return [self._states[version] for version in sorted(self._states, reverse=True)]
+
+    @contextlib.contextmanager
+    def lease(self, version: int | None = None) -> Iterator[Servable | None]:
+        """Keeps a version from being closed while a call is in it.
+
+        Args:
+          version: Which; by default the one that is served.
+
+        Yields:
+          The version, or None if it is not there to be called.
+        """
+        with self._changed:
+            loaded = self._current
+            if loaded is not None and version not in (None, loaded.servable.version):
+                loaded = None
+            if loaded is not None:
+                loaded.calls += 1
+        try:
+            yield loaded.servable if loaded else None
+        finally:
+            if loaded is not None:
+                with self._changed:
+                    loaded.calls -= 1
+                    if not loaded.calls:
+                        self._changed.notify_all()
+
+    def open(self) -> None:
+        """Looks for the first time.
+
+        Raises:
+          ServingError: There is no version that can be served.
+        """
+        if not self._folder.is_dir():
+            raise ServingError(f"the model folder {self._folder} does not exist")
+        if not self._found():
+            raise ServingError(
+                f"the model folder {self._folder} holds no version, that is no folder named by an "
+                "integer"
+            )
+        self.refresh(settled=False)
+        if self.current is None:
+            refused = [state.error for state in self.states() if state.error]
+            raise ServingError("; ".join(refused))
+
+    def watch(self, seconds: float) -> None:
+        """Looks again and again, on a thread of its own.
+
+        Args:
+          seconds: Between two looks.
+        """
+        self._watcher = threading.Thread(
+            target=self._watch, args=(seconds,), name="versions", daemon=True
+        )
+        self._watcher.start()
+
+    def refresh(self, settled: bool = True) -> None:
+        """Looks at the folder once and does what is to be done.
+
+        Args:
+          settled: Whether to load a version only if its files are as they were at the last look, so
+            that one which is being copied is left in peace.
+        """
+        with self._looking:
+            self._look(settled)
+            self._reap()
+
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits for something to become true of the versions.
+
+        Returns:
+          Whether it did in time.
+        """
+        with self._changed:
+            return self._changed.wait_for(holds, timeout_s)
+
+    def close(self, seconds: float) -> None:
+        """Ends watching and closes every version.
+
+        Args:
+          seconds: To wait for calls that are in a version, and for one that is being loaded. What
+            is run after that ends with an error.
+        """
+        ends = time.monotonic() + seconds
+        with self._changed:
+            self._stopped.set()
+        if self._watcher is not None:
+            self._watcher.join(max(0.0, ends - time.monotonic()))
+        self._replace(None)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not any(one.calls for one in self._leaving),
+                max(0.0, ends - time.monotonic()),
+            )
+        self._reap(all_of_them=True)
+
+    def _watch(self, seconds: float) -> None:
+        while not self._stopped.wait(seconds):
+            try:
+                self.refresh()
+            except Exception:
+                # Whatever is wrong with the folder now, the next look may find it mended.
+                _log.exception("the model folder %s could not be looked at", self._folder)
+
+    def _found(self) -> dict[int, Path]:
+        found = [
+            child
+            for child in self._folder.iterdir()
+            if _VERSION.fullmatch(child.name) and child.is_dir()
+        ]
+        # Of `5` and `05`, which are the same version, the one without zeros is taken.
+        found.sort(key=lambda child: (-len(child.name), child.name))
+        return {int(child.name): child for child in found}
+
+    def _look(self, settled: bool) -> None:
+        try:
+            found = self._found()
+        except OSError as error:
+            # A folder that cannot be read for a moment is no reason to stop serving.
+            _log.warning("the model folder %s cannot be read: %s", self._folder, error.strerror)
+            return
+        for gone in [version for version in self._refused if version not in found]:
+            del self._refused[gone]
+        seen: dict[int, Fingerprint] = {}
+        for version in sorted(found, reverse=True):
+            files = _fingerprint(found[version])
+            seen[version] = files
+            served = version == self.current
+            if served and files == self._served_files():
+                break
+            stands_still = not settled or self._seen.get(version) == files
+            is_new = stands_still and self._refused.get(version) != files
+            # Of the one that is served, what was loaded goes on if what is there now is refused.
+            if (is_new and self._try(version, found[version], files)) or served:
+                break
+        self._seen = seen
+        if not found:
+            self._replace(None)
+
+    def _served_files(self) -> Fingerprint | None:
+        """What was in the folder of the version that is served, when it was loaded."""
+        with self._changed:
+            return self._current.files if self._current else None
+
+    def _try(self, version: int, folder: Path, files: Fingerprint) -> bool:
+        """Loads a version and serves it, or refuses it."""
+        again = version == self.current
+        if not again:
+            self._note(VersionState(version, ModelVersionStatus.LOADING))
+        try:
+            servable = self._load(version, folder)
+            if _fingerprint(folder) != files:
+                servable.close()
+                raise ServingError(f"the version folder {folder} changed while it was loaded")
+        except Exception as error:
+            expected = isinstance(error, ServingError)
+            reason = str(error) if expected else f"{folder}: {type(error).__name__}: {error}"
+            _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
+            self._refused[version] = files
+            if not again:
+                self._note(VersionState(version, ModelVersionStatus.END, reason))
+            return False
+        self._refused.pop(version, None)
+        with self._changed:
+            stopped = self._stopped.is_set()
+            if not stopped:
+                self._replace(_Loaded(servable, files))
+        if stopped:
+            servable.close()
+            return False
+        _log.info("version %d is served%s", version, ", its files having changed" if again else "")
+        return True
+
+    def _replace(self, new: _Loaded | None) -> None:
+        """Sends new calls to a version, and the old one away."""
+        changes = []
+        with self._changed:
+            old, self._current = self._current, new
+            if new is not None:
+                changes.append(VersionState(new.servable.version, ModelVersionStatus.AVAILABLE))
+            if old is not None:
+                self._leaving.append(old)
+                if old.servable.version != self.current:
+                    changes.append(VersionState(old.servable.version, ModelVersionStatus.UNLOADING))
+            self._note(*changes)
+
+    def _reap(self, all_of_them: bool = False) -> None:
+        """Closes the versions that no call is in any more, or all that are to go."""
+        with self._changed:
+            done = [one for one in self._leaving if all_of_them or not one.calls]
+            self._leaving = [one for one in self._leaving if one not in done]
+        for one in done:
+            if one.calls:
+                _log.warning("version %d is closed under its calls", one.servable.version)
+            one.servable.close()
+            version = one.servable.version
+            # The same version may have been loaded anew.
+            if version != self.current:
+                self._note(VersionState(version, ModelVersionStatus.END))
+            _log.info("version %d is closed", version)
+        if done:
+            # A graph refers to itself, so that its memory would stay for as long as Python likes.
+            del done, one
+            gc.collect()
+
+    def _note(self, *changes: VersionState) -> None:
+        with self._changed:
+            for state in changes:
+                self._states[state.version] = state
+                self._observe(state)
+            self._changed.notify_all()
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """What is in a version's folder now."""
+    files = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(place, name)
+            # A file may go while the folder is being read; then it is not in it.
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                files.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
+    return tuple(sorted(files))
