@@ -90,7 +90,8 @@ def counted() -> Iterator[list[int]]:
             inner = inputs[0].shape[-2 if pairs["adj_x"] else -1]
             found.append(int(np.prod(outputs[0].shape) * inner))
         elif kind == "Einsum":
-            found.append(_of_einsum(tf.compat.as_str(pairs["equation"]), [one.shape for one in inputs]))
+            equation = tf.compat.as_str(pairs["equation"])
+            found.append(_of_einsum(equation, [one.shape for one in inputs]))
 
     tf.config.run_functions_eagerly(True)
     op_callbacks.add_op_callback(see)
