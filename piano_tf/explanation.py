@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from piano_tf.features import LIST_CLICK, LIST_CONVERSION, Axis, FeatureSpec
 from piano_tf.masks import mask_of
-from piano_tf.models import Reranker
 
 Tensors = Mapping[str, tf.Tensor]
 _VALUED = (LIST_CLICK, LIST_CONVERSION)
 
 
-def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dict[str, tf.Tensor]:
+def leave_one_out(
+    model: Callable[[Tensors], Tensors], batch: Tensors, features: FeatureSpec
+) -> dict[str, tf.Tensor]:
     """What the list's predicted rates lose without each candidate [ours].
 
     A candidate is taken out and those after it move up, as if it had never been retrieved:
     value_i = P(list) - P(list without i). One pass of the model per candidate.
 
     Args:
-      model: Trained.
+      model: Encoded inputs to logits, as a trained re-ranker gives them.
       batch: Encoded inputs of B lists of up to N candidates.
       features: The columns, which say what belongs to a candidate.
 
@@ -30,7 +31,7 @@ def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dic
     """
     mask = mask_of(batch, Axis.ITEM)
     count = tf.shape(mask)[1]
-    whole = model(batch, training=False)
+    whole = model(batch)
     names = [c.name for c in features.columns(labels=False) if c.axis is Axis.ITEM]
 
     def lost_without(place: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -40,7 +41,7 @@ def leave_one_out(model: Reranker, batch: Tensors, features: FeatureSpec) -> dic
             # Padding at the end keeps the width, and a list of one candidate a list.
             rest = tf.gather(batch[name], others, axis=1)
             fewer[name] = tf.pad(rest, [[0, 0], [0, 1]])
-        outputs = model(fewer, training=False)
+        outputs = model(fewer)
         return tuple(tf.sigmoid(whole[name]) - tf.sigmoid(outputs[name]) for name in _VALUED)
 
     of_all = tf.map_fn(

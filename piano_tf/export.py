@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ CARD_FILE = Path("assets.extra") / "reranker.json"
 _SELECTION = SelectionConfig()
 
 Tensors = Mapping[str, tf.Tensor]
+# Code of ours that AutoGraph need not rewrite, which takes longer than all else; a model's own may.
+_plain_function = functools.partial(tf.function, autograph=False)
 
 
 class ModelCard(Frozen):
@@ -65,15 +68,15 @@ class ServingModule(tf.Module):
         # The weights are saved, and not the Keras model: that would trace every layer once more,
         # for a reader that no server is.
         self.weights = model.variables
-        self._model = lambda inputs: model(inputs, training=False)
-        self._lost = lambda batch: leave_one_out(model, batch, features)
+        # One trace for all signatures, of which some run the model more than once.
+        self._model = tf.function(lambda batch: model(batch, training=False))
         self.encode = encode
         self._features = features
         self._weights = weights
         self._selection = selection if counts_order(model.config) else None
         self._attention = model.attention if _attends(model) else None
         # One trace for the signatures that give it as it is, so that they cannot differ.
-        self._predict = tf.function(self._answer, input_signature=[self._specs()])
+        self._predict = _plain_function(self._answer, input_signature=[self._specs()])
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Signature name -> function.
@@ -95,19 +98,19 @@ class ServingModule(tf.Module):
         model.
         """
 
-        @tf.function
+        @_plain_function
         def serving_default(**columns: tf.Tensor) -> Tensors:
             return self._predict(columns)
 
-        @tf.function
+        @_plain_function
         def serve_examples(examples: tf.Tensor) -> Tensors:
             return self._predict(parse_examples(examples, self._features))
 
-        @tf.function
+        @_plain_function
         def explain(**columns: tf.Tensor) -> Tensors:
             return {**self._predict(columns), **self._explanation(columns)}
 
-        @tf.function
+        @_plain_function
         def select_list(**columns: tf.Tensor) -> Tensors:
             return self._selected(columns)
 
@@ -156,7 +159,7 @@ class ServingModule(tf.Module):
 
     def _explanation(self, columns: Tensors) -> dict[str, tf.Tensor]:
         batch = self.encode(columns)
-        lost = self._lost(batch)
+        lost = leave_one_out(self._model, batch, self._features)
         found = {f"{name}_value": values for name, values in lost.items()}
         if self._attention is not None:
             # Without the null slot, which stands first.
