@@ -16,8 +16,9 @@ compare: environment  ## every model on a log (DATASET=simulated, lastfm or cpcd
 experiment: environment  ## models online in a simulated world (WORLD of worlds/, POLICIES of experiments/, SEED)
 	@WORLD="$(WORLD)" POLICIES="$(POLICIES)" SEED="$(SEED)" scripts/experiment.sh
 
+# In the order of files: by number of tests, the longest file, of one test, would come last and alone.
 test: environment  ## every test, two files at a time
-	@$(PYTEST) --numprocesses=2 --dist=loadfile
+	@$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: environment  ## ruff
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
