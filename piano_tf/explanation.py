@@ -32,12 +32,12 @@ def leave_one_out(
     mask = mask_of(batch, Axis.ITEM)
     count = tf.shape(mask)[1]
     whole = model(batch)
-    names = [c.name for c in features.columns(labels=False) if c.axis is Axis.ITEM]
+    of_candidates = features.inputs_along(Axis.ITEM)
 
     def lost_without(place: tf.Tensor) -> tuple[tf.Tensor, ...]:
         fewer = dict(batch)
         others = tf.concat([tf.range(place), tf.range(place + 1, count)], axis=0)
-        for name in names:
+        for name in of_candidates:
             # Padding at the end keeps the width, and a list of one candidate a list.
             rest = tf.gather(batch[name], others, axis=1)
             fewer[name] = tf.pad(rest, [[0, 0], [0, 1]])

@@ -142,8 +142,8 @@ class ServingModule(tf.Module):
             for a, b in self._selection.sweep
         ]
         proposed = {name: tf.stack([way[name] for way in ways], axis=1) for name in ways[0]}
-        names = [c.name for c in self._features.columns(labels=False) if c.axis is Axis.ITEM]
-        again = self._model(in_orders(batch, names, proposed["order"]))
+        of_candidates = self._features.inputs_along(Axis.ITEM)
+        again = self._model(in_orders(batch, of_candidates, proposed["order"]))
         values = list_value(
             tf.sigmoid(again["list_click"]),
             tf.sigmoid(again["list_conversion"]),

@@ -172,6 +172,10 @@ class FeatureSpec(Frozen):
             columns += [Column(label, "int64", Axis.ITEM) for label in LABELS]
         return tuple(columns)
 
+    def inputs_along(self, axis: Axis) -> list[str]:
+        """Names of the columns of an axis, without labels."""
+        return [column.name for column in self.columns(labels=False) if column.axis is axis]
+
     def tables(self, type: FeatureType) -> dict[str, tuple[Column, ...]]:
         """Name of each vocabulary (`string`) or pair of moments (`float`) -> its columns."""
         found: dict[str, tuple[Column, ...]] = {}
