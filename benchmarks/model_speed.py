@@ -22,11 +22,10 @@ simulated log of 400 lists holds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,9 +74,8 @@ class Timed(NamedTuple):
 # --- multiply-adds ---
 
 
-@contextlib.contextmanager
-def counted() -> Iterator[list[int]]:
-    """The multiply-adds of each matrix product that runs eagerly meanwhile."""
+def multiply_adds(run: Callable[[], object]) -> int:
+    """How many the matrix products of one run have, seen while it runs eagerly."""
     found: list[int] = []
 
     def see(kind, inputs, attributes, outputs, name=None, graph=None) -> None:
@@ -96,29 +94,25 @@ def counted() -> Iterator[list[int]]:
     tf.config.run_functions_eagerly(True)
     op_callbacks.add_op_callback(see)
     try:
-        yield found
+        run()
     finally:
         op_callbacks.remove_op_callback(see)
         tf.config.run_functions_eagerly(False)
+    return sum(found)
 
 
 def _of_einsum(equation: str, shapes: Sequence[tf.TensorShape]) -> int:
     """The product of all sizes that are named; of one operand none, for nothing is multiplied."""
     if len(shapes) < 2:
         return 0
-    sizes = {
-        letter: size
-        for letters, shape in zip(equation.split("->")[0].split(","), shapes, strict=True)
-        for letter, size in zip(letters, shape, strict=True)
-    }
+    sizes: dict[str | int, int] = {}
+    for letters, shape in zip(equation.split("->")[0].split(","), shapes, strict=True):
+        head, _, tail = letters.partition("...")
+        # What an ellipsis stands for is named by its place from the right, as in broadcasting.
+        names = [*head, *range(len(head) + len(tail) - len(shape), 0), *tail]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
     return int(np.prod([*sizes.values()]))
-
-
-def multiply_adds(run: Callable[[], object]) -> int:
-    """How many one run has."""
-    with counted() as found:
-        run()
-    return sum(found)
 
 
 # --- what is measured ---
@@ -187,14 +181,16 @@ def _wait_for(function: Callable[..., Mapping[str, tf.Tensor]], *args: Batch, **
 
 
 def trainings(world: World, configs: Mapping[str, ModelConfig]) -> dict[str, dict[str, Step]]:
-    """Model -> a training step."""
+    """Model -> a training step; without the model that keeps the first stage's order, whose step
+    has no product to hold it against.
+    """
     raw = world.raw(LISTS, TRAINED_ON)
     labels = {label: tf.cast(raw.pop(label), tf.float32) for label in LABELS}
     batch = world.encoder(raw)
-    return {
-        name: {"training step": training(world.encoder, config, batch, labels)}
-        for name, config in configs.items()
+    steps = {
+        name: training(world.encoder, config, batch, labels) for name, config in configs.items()
     }
+    return {name: {"training step": step} for name, step in steps.items() if step.count}
 
 
 def training(encoder: Encoder, config: ModelConfig, batch: Batch, labels: Batch) -> Step:
