@@ -4,9 +4,10 @@
 
 For each number of lists: simulates a log of the default world, whose days, listeners and tracks
 stay as they are, cut in time into train, validation and test (80, 10 and 10 %); runs `piano
-pipeline` on it in a fresh home, with the default configuration but for one epoch of training; and
-prints what that took. At the end comes a table (`.md`), with ratios to the first size, and a plot
-(`.svg`). `--logs FOLDER` keeps the logs, and takes those that are there.
+pipeline` on it in a fresh home, with the default configuration but for the epochs of training (one,
+or `--epochs`); and prints what that took. At the end comes a table (`.md`), with ratios to the
+first size, and a plot (`.svg`). `--logs FOLDER` keeps the logs, and takes those that
+are there.
 
 A stage ends when the run says so. Its processor seconds are those of all processes that the run
 started, its memory the most that the sum of their proportional set sizes was in it; both are looked
@@ -37,7 +38,6 @@ from piano_tf.data.logs import rows_of, split_files
 from piano_tf.pages import COLOURS, INK, MARK
 
 _PIANO = [sys.executable, "-c", "from piano_tf.cli import main; main()"]
-_CONFIG = {"training": {"epochs": 1}}
 _STAGE = re.compile(r"^  (?P<mark>[✓✗]) (?P<stage>\S+) +(?P<seconds>[0-9.]+) s$")
 _TRAINER = "Trainer"
 _BEFORE, _AFTER = "start", "end"
@@ -103,7 +103,7 @@ def simulated(lists: int, logs: Path) -> Path:
     return log
 
 
-def measure(log: Path) -> Measured:
+def measure(log: Path, epochs: int) -> Measured:
     """Looks at a first run of the pipeline on a log."""
     counts = {
         split: sum(map(rows_of, split_files(log, split)))
@@ -111,7 +111,7 @@ def measure(log: Path) -> Measured:
     }
     with tempfile.TemporaryDirectory(dir=log.parent) as scratch:
         config, home = Path(scratch) / "config.json", Path(scratch) / "run"
-        config.write_text(json.dumps(_CONFIG))
+        config.write_text(json.dumps({"training": {"epochs": epochs}}))
         command = [*_PIANO, "pipeline", "--logs", str(log), "--home", str(home)]
         started = time.perf_counter()
         with (
@@ -232,6 +232,7 @@ def plot(found: list[Measured]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lists", type=int, nargs="*", default=[50_000, 200_000, 800_000])
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--output", type=Path, help="Without its ending.")
     parser.add_argument("--logs", type=Path, help="Folder to keep logs in.")
     chosen = parser.parse_args()
@@ -239,7 +240,7 @@ def main() -> None:
         logs = chosen.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found = []
         for lists in chosen.lists:
-            found.append(measure(simulated(lists, logs)))
+            found.append(measure(simulated(lists, logs), chosen.epochs))
             print(table(found), flush=True)
             if chosen.output:
                 write(chosen.output, table(found), lambda: plot(found))
