@@ -6,7 +6,7 @@ are, and begins in the middle of an epoch only on batches that it has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -14,6 +14,21 @@ import tensorflow as tf
 from piano_tf.hardware import divided
 
 Logs = dict[str, float]
+
+
+Step = Callable[[Any], Mapping[str, Any]]
+
+
+class Steps(NamedTuple):
+    """What a model does with a batch, divided among replicas or whole.
+
+    Attributes:
+      learn: Trains on it; what the metrics of training then say.
+      test: Takes it into the metrics; what they then say.
+    """
+
+    learn: Step
+    test: Step
 
 
 class Position(NamedTuple):
@@ -31,6 +46,34 @@ class Position(NamedTuple):
 _START = Position()
 
 
+def steps_of(
+    model: tf.keras.Model, batches: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> Steps:
+    """A compiled model's steps, each in one graph.
+
+    Keras's own take an iterator and find its end in the graph; TensorFlow then says where in the
+    graph that was, which takes seconds, epoch after epoch. And they let AutoGraph rewrite whatever
+    a step calls, though no model here decides anything by a tensor's value.
+
+    Args:
+      model: Made and compiled in the strategy's scope.
+      batches: What it will see is like these: batches of (inputs, labels).
+      strategy: Where.
+    """
+    signature = [divided(batches, strategy).element_spec]
+
+    def in_graph(step: Step) -> Step:
+        def run(batch: Any) -> Mapping[str, Any]:
+            # A metric is of all replicas already, so that any of them tells it.
+            each = strategy.run(inner, args=(batch,))
+            return {name: strategy.experimental_local_results(v)[0] for name, v in each.items()}
+
+        inner = tf.function(step, jit_compile=True) if model.jit_compile else step
+        return tf.function(run, input_signature=signature, autograph=False)
+
+    return Steps(in_graph(model.train_step), in_graph(model.test_step))
+
+
 def run_epochs(
     model: tf.keras.Model,
     train: tf.data.Dataset,
@@ -40,6 +83,7 @@ def run_epochs(
     strategy: tf.distribute.Strategy,
     callbacks: Sequence[tf.keras.callbacks.Callback],
     start: Position = _START,
+    steps: Steps | None = None,
     verbose: str | int = "auto",
 ) -> None:
     """Trains a compiled model, as `tf.keras.Model.fit` does.
@@ -54,6 +98,7 @@ def run_epochs(
       callbacks: They get the hooks that `fit` calls; what a callback changes of the model's state
         in `on_train_begin` and `on_epoch_begin` stays.
       start: The first batch to see is that which an uninterrupted run sees there.
+      steps: The model's, where it has been trained before; `steps_of` it unless given.
       verbose: As in `tf.keras.Model.fit`.
     """
     hooks = tf.keras.callbacks.CallbackList(
@@ -69,9 +114,7 @@ def run_epochs(
         iter(train)
     rest, whole = (divided(part, strategy) for part in (train.skip(start.step), train))
     held_out = divided(validation, strategy)
-    # A metric's result is of all replicas already; Keras would add up one for each.
-    model.distribute_reduction_method = "first"
-    learn, test = model.make_train_function(), model.make_test_function()
+    steps = steps or steps_of(model, train, strategy)
     model.stop_training = False
     logs: Logs = {}
     with strategy.scope():
@@ -80,17 +123,17 @@ def run_epochs(
             first = start.step if epoch == start.epoch else 0
             model.reset_metrics()
             hooks.on_epoch_begin(epoch)
-            logs = _steps(
-                learn,
-                iter(rest if first else whole),
+            logs = _all(
+                steps.learn,
+                rest if first else whole,
                 first,
                 hooks.on_train_batch_begin,
                 hooks.on_train_batch_end,
             ) or _now(model)
             model.reset_metrics()
             hooks.on_test_begin()
-            found = _steps(
-                test, iter(held_out), 0, hooks.on_test_batch_begin, hooks.on_test_batch_end
+            found = _all(
+                steps.test, held_out, 0, hooks.on_test_batch_begin, hooks.on_test_batch_end
             )
             hooks.on_test_end(found)
             logs |= {f"val_{name}": value for name, value in found.items()}
@@ -100,24 +143,20 @@ def run_epochs(
         hooks.on_train_end(logs)
 
 
-def _steps(
-    step: Callable[[Iterator[Any]], Any],
-    batches: Iterator[Any],
+def _all(
+    step: Step,
+    batches: Iterable[Any],
     first: int,
     begin: Callable[[int], None],
     end: Callable[[int, Any], None],
 ) -> Logs:
-    """Steps until there are no more batches; what the last one says, nothing if there is none."""
-    logs: Any = {}
-    number = first
-    while True:
+    """A step for each batch; what the last one says, nothing if there is none."""
+    logs: Mapping[str, Any] = {}
+    for number, batch in enumerate(batches, first):
         begin(number)
-        try:
-            logs = step(batches)
-        except (StopIteration, tf.errors.OutOfRangeError):
-            return {name: float(value) for name, value in logs.items()}
+        logs = step(batch)
         end(number, logs)
-        number += 1
+    return {name: float(value) for name, value in logs.items()}
 
 
 def _now(model: tf.keras.Model) -> Logs:
