@@ -87,7 +87,7 @@ class Trial:
 
         def epochs(model: tf.keras.Model, batches: tf.data.Dataset) -> None:
             if model not in steps:
-                steps[model] = steps_of(model, batches, strategy)
+                steps[model] = steps_of(model, batches, self.validation, strategy)
             run_epochs(
                 model,
                 batches,

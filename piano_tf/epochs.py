@@ -47,31 +47,44 @@ _START = Position()
 
 
 def steps_of(
-    model: tf.keras.Model, batches: tf.data.Dataset, strategy: tf.distribute.Strategy
+    model: tf.keras.Model,
+    train: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    strategy: tf.distribute.Strategy,
 ) -> Steps:
     """A compiled model's steps, each in one graph.
 
-    Keras's own take an iterator and find its end in the graph; TensorFlow then says where in the
-    graph that was, which takes seconds, epoch after epoch. And they let AutoGraph rewrite whatever
-    a step calls, though no model here decides anything by a tensor's value.
+    Keras's own take an iterator and find its end in the graph, which TensorFlow then describes at
+    length, epoch after epoch. And they let AutoGraph rewrite whatever a step calls, though no model
+    here decides anything by a tensor's value.
 
     Args:
       model: Made and compiled in the strategy's scope.
-      batches: What it will see is like these: batches of (inputs, labels).
+      train: Batches of (inputs, labels) like those to learn from.
+      validation: Batches like those to test on.
       strategy: Where.
     """
-    signature = [divided(batches, strategy).element_spec]
 
-    def in_graph(step: Step) -> Step:
+    def in_graph(step: Step, batches: tf.data.Dataset, counter: tf.Variable) -> Step:
+        def counted(batch: Any) -> Mapping[str, Any]:
+            said = step(batch)
+            counter.assign_add(1)  # Keras's callbacks read it
+            return said
+
         def run(batch: Any) -> Mapping[str, Any]:
             # A metric is of all replicas already, so that any of them tells it.
             each = strategy.run(inner, args=(batch,))
             return {name: strategy.experimental_local_results(v)[0] for name, v in each.items()}
 
-        inner = tf.function(step, jit_compile=True) if model.jit_compile else step
+        inner = counted
+        if model.jit_compile:
+            inner = tf.function(counted, jit_compile=True, autograph=False)
+        signature = [divided(batches, strategy).element_spec]
         return tf.function(run, input_signature=signature, autograph=False)
 
-    return Steps(in_graph(model.train_step), in_graph(model.test_step))
+    learn = in_graph(model.train_step, train, model._train_counter)
+    model.train_tf_function = learn  # TensorBoard draws it
+    return Steps(learn, in_graph(model.test_step, validation, model._test_counter))
 
 
 def run_epochs(
@@ -114,7 +127,7 @@ def run_epochs(
         iter(train)
     rest, whole = (divided(part, strategy) for part in (train.skip(start.step), train))
     held_out = divided(validation, strategy)
-    steps = steps or steps_of(model, train, strategy)
+    steps = steps or steps_of(model, train, validation, strategy)
     model.stop_training = False
     logs: Logs = {}
     with strategy.scope():
