@@ -32,7 +32,7 @@ from piano_tf import metrics, models
 from piano_tf.checkpoints import restorable_dropout
 from piano_tf.config import Config
 from piano_tf.data.logs import read_spec
-from piano_tf.epochs import Steps, run_epochs, steps_of
+from piano_tf.epochs import run_epochs
 from piano_tf.losses import RerankingLoss
 from tfx_pipeline.transform import EncodingSpec, encoded_dataset, input_spec
 
@@ -79,15 +79,12 @@ class Trial:
         """Name -> what takes `lists` lists once."""
         again = self.batches.take(1).cache().repeat(self.steps)
         strategy = tf.distribute.get_strategy()
-        steps: dict[tf.keras.Model, Steps] = {}
 
         def read(batches: tf.data.Dataset) -> None:
             for _ in batches:
                 pass
 
         def epochs(model: tf.keras.Model, batches: tf.data.Dataset) -> None:
-            if model not in steps:
-                steps[model] = steps_of(model, batches, self.validation, strategy)
             run_epochs(
                 model,
                 batches,
@@ -95,7 +92,6 @@ class Trial:
                 epochs=1,
                 strategy=strategy,
                 callbacks=[],
-                steps=steps[model],
                 verbose=0,
             )
 

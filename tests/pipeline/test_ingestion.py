@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tfx.components.example_gen.utils import dict_to_example
 
 from piano_tf.config import EncodingConfig
 from piano_tf.data.logs import read_batches, read_spec, split_files
-from piano_tf.epochs import Position, Steps, run_epochs
+from piano_tf.epochs import Position, run_epochs
 from tfx_pipeline import ingestion, transform
 from tfx_pipeline.ingestion import write_examples
 from tfx_pipeline.transform import EncodingSpec, encoded_dataset
@@ -176,12 +176,15 @@ class Reader:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
 
-    def steps(self) -> Steps:
-        def learn(batch: Any) -> dict[str, float]:
-            self.seen.append(numbers_in(batch))
+    def make_train_function(self) -> Callable[[Iterator[Any]], dict[str, float]]:
+        def step(batches: Iterator[Any]) -> dict[str, float]:
+            self.seen.append(numbers_in(next(batches)))
             return {"loss": 0.0}
 
-        return Steps(learn, lambda batch: {"loss": float(len(batch))})
+        return step
+
+    def make_test_function(self) -> Callable[[Iterator[Any]], dict[str, float]]:
+        return lambda batches: {"loss": float(len(next(batches)))}
 
     def reset_metrics(self) -> None:
         pass
@@ -200,7 +203,7 @@ def test_training_that_goes_on_reads_what_it_would_have_read(
             numbers_of(train)
         run_epochs(
             reader, train, train.take(0), epochs=3, strategy=tf.distribute.get_strategy(),
-            callbacks=[], start=start, steps=reader.steps(), verbose=0,
+            callbacks=[], start=start, verbose=0,
         )  # fmt: skip
         return reader.seen
 
