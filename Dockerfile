@@ -3,6 +3,9 @@
 #     docker build --tag IMAGE .
 FROM python:3.10.13-slim
 
+# LightGBM's; the slim image has none.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /piano
 # The requirements first: they change less often than the code.
 COPY requirements.txt .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -197,8 +198,9 @@ class PipelineConfig(Frozen):
         """Reads `PIANO_LOGS`, `PIANO_HOME`, and, where set, the rest.
 
         `PIANO_CONFIG` and `PIANO_THRESHOLDS` are paths of JSON files, `PIANO_BEAM_ARGS` options
-        separated by spaces, `PIANO_CACHE` and `PIANO_WARM_START` 1 or 0, `PIANO_WINDOW` a number of
-        days, and `PIANO_DAY` one of the days of a folder of days, the newest unless set.
+        separated by spaces, quoted as in a shell, `PIANO_CACHE` and `PIANO_WARM_START` 1 or 0,
+        `PIANO_WINDOW` a number of days, and `PIANO_DAY` one of the days of a folder of days, the
+        newest unless set.
 
         Raises:
           ConfigError: A variable is missing or wrong.
@@ -215,7 +217,11 @@ class PipelineConfig(Frozen):
         if environment.get(_THRESHOLDS):
             chosen["thresholds"] = Thresholds.load(environment[_THRESHOLDS])
         if environment.get(_BEAM_ARGS):
-            chosen["beam_args"] = tuple(environment[_BEAM_ARGS].split())
+            try:
+                chosen["beam_args"] = tuple(shlex.split(environment[_BEAM_ARGS]))
+            except ValueError:  # a quotation without an end
+                expected = "options separated by spaces, quoted as in a shell"
+                raise _wrong(_BEAM_ARGS, environment[_BEAM_ARGS], expected) from None
         for name, key in ((_CACHE, "cache"), (_WARM_START, "warm_start")):
             if environment.get(name):
                 if environment[name] not in ("0", "1"):

@@ -155,12 +155,15 @@ def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> 
     assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 3), 7, True)
     assert chosen.log == tmp_path / "days" / "2026-07-03"
     more = {"PIANO_DAY": "2026-07-02", "PIANO_WINDOW": "2", "PIANO_WARM_START": "0"}
+    more["PIANO_BEAM_ARGS"] = "--direct_num_workers=2 '--job_name=lists of today'"
     chosen = PipelineConfig.from_environment(asked | more)
+    assert chosen.beam_args == ("--direct_num_workers=2", "--job_name=lists of today")
     assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 2), 2, False)
     for name, value, sentence in (
         ("PIANO_DAY", "2026-07-04", "has no such day, only 2026-07-01 to 2026-07-03"),
         ("PIANO_WINDOW", "0", "got '0', expected a number of days, at least 1"),
         ("PIANO_WARM_START", "yes", "got 'yes', expected 1 or 0"),
+        ("PIANO_BEAM_ARGS", "--job_name='of", "expected options separated by spaces, quoted"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             PipelineConfig.from_environment(asked | {name: value})
