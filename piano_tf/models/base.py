@@ -149,7 +149,7 @@ def inference(model: Any, method: str = "__call__") -> Callable[[Mapping[str, tf
         return call(batch, training=False)
 
     eager = getattr(model, "eager", False)
-    return answer if eager else tf.function(answer, reduce_retracing=True, autograph=False)
+    return answer if eager else tf.function(answer, reduce_retracing=True)
 
 
 def outputs_of(
