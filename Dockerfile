@@ -3,7 +3,7 @@
 #     docker build --tag IMAGE .
 FROM python:3.10.13-slim
 
-# LightGBM's; the slim image has none.
+# LightGBM's.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /piano

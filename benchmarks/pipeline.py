@@ -6,8 +6,7 @@ For each number of lists: simulates a log of the default world, whose days, list
 stay as they are, cut in time into train, validation and test (80, 10 and 10 %); runs `piano
 pipeline` on it in a fresh home, with the default configuration but for the epochs of training (one,
 or `--epochs`); and prints what that took. At the end comes a table (`.md`), with ratios to the
-first size, and a plot (`.svg`). `--logs FOLDER` keeps the logs, and takes those that
-are there.
+first size, and a plot (`.svg`). `--logs FOLDER` keeps the logs, and takes those that are there.
 
 A stage ends when the run says so. Its processor seconds are those of all processes that the run
 started, its memory the most that the sum of their proportional set sizes was in it; both are looked
