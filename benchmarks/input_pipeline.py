@@ -34,6 +34,7 @@ from piano_tf.config import Config
 from piano_tf.data.logs import read_spec
 from piano_tf.epochs import run_epochs
 from piano_tf.losses import RerankingLoss
+from piano_tf.optimizer import FusedAdam
 from tfx_pipeline.transform import EncodingSpec, encoded_dataset, input_spec
 
 _STEP = "the step"
@@ -115,7 +116,7 @@ class Trial:
             model = models.build(self.inputs, self.config.model)
             model(next(iter(self.validation))[0])
         model.compile(
-            optimizer=tf.keras.optimizers.Adam(self.config.training.learning_rate),
+            optimizer=FusedAdam(self.config.training.learning_rate),
             loss=RerankingLoss(self.config.loss),
             metrics=metrics.default_metrics(),
         )

@@ -43,6 +43,7 @@ from piano_tf.data.splits import ByShare
 from piano_tf.export import ServingModule
 from piano_tf.features import LABELS, Axis
 from piano_tf.losses import RerankingLoss
+from piano_tf.optimizer import FusedAdam
 from piano_tf.simulation import SimulationConfig, simulate
 
 CANDIDATES = (20, 50, 100, 200)
@@ -197,7 +198,7 @@ def training(encoder: Encoder, config: ModelConfig, batch: Batch, labels: Batch)
     """Forward, backward and Adam on the same lists."""
     model = models.build(encoder.inputs, config)
     model(batch)
-    optimizer = tf.keras.optimizers.Adam()
+    optimizer = FusedAdam()
     model.compile(optimizer=optimizer, loss=RerankingLoss())
     step = tf.function(lambda: model.train_step((batch, labels)))
     count = multiply_adds(lambda: model.train_step((batch, labels)))

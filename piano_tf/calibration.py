@@ -15,7 +15,7 @@ from piano_tf.layers import Calibration
 from piano_tf.losses import list_targets
 from piano_tf.masks import mask_of
 from piano_tf.models import LambdaMART, Reranker, inference
-from piano_tf.models.base import Logits, independent_lists
+from piano_tf.models.base import Logits, independent_lists, outputs_of
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -26,7 +26,7 @@ def calibrate(
     model: Reranker | LambdaMART,
     validation: Iterable[tuple[Tensors, Tensors]],
     list_target: str = "any",
-) -> None:
+) -> list[Answered]:
     """Fits the model's `Calibration` and leaves it there; an earlier one is forgotten.
 
     Items come first: a model without a list head says of the list what its calibrated items imply.
@@ -37,6 +37,9 @@ def calibrate(
       validation: Batches of (inputs, labels).
       list_target: What the list outputs were trained for, `any` or `rate`
         (`piano_tf.config.LossConfig`).
+
+    Returns:
+      What the model says of each batch from now on.
     """
     model.calibration.reset()
     answer = inference(model, "logits")
@@ -59,6 +62,28 @@ def calibrate(
             for logits, batch in zip(of_lists, said, strict=True)
         ]
         _fit(model.calibration, f"list_{label}", cases)
+    return [
+        Answered(
+            outputs_of(batch.items, batch.lists, batch.mask, model.calibration),
+            batch.labels,
+            batch.mask,
+        )
+        for batch in said
+    ]
+
+
+class Answered(NamedTuple):
+    """A batch of lists with what a model says of it.
+
+    Attributes:
+      outputs: As `Reranker.call` returns them.
+      labels: Label -> [B, N].
+      mask: [B, N] boolean, True = real.
+    """
+
+    outputs: Tensors
+    labels: Tensors
+    mask: tf.Tensor
 
 
 _Cases = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # Logits, truth, and which of them are real.

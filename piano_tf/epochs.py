@@ -74,24 +74,31 @@ def run_epochs(
     learn, test = model.make_train_function(), model.make_test_function()
     model.stop_training = False
     logs: Logs = {}
+    # How many batches there are is learnt by coming to their end, which TensorFlow then describes
+    # at length: once is enough.
+    length: int | None = None
+    test_length: int | None = None
     with strategy.scope():
         hooks.on_train_begin()
         for epoch in range(start.epoch, epochs):
             first = start.step if epoch == start.epoch else 0
             model.reset_metrics()
             hooks.on_epoch_begin(epoch)
-            logs = _steps(
+            logs, length = _steps(
                 learn,
                 iter(rest if first else whole),
                 first,
+                length,
                 hooks.on_train_batch_begin,
                 hooks.on_train_batch_end,
-            ) or _now(model)
+            )
+            logs = logs or _now(model)
             model.reset_metrics()
             hooks.on_test_begin()
-            found = _steps(
-                test, iter(held_out), 0, hooks.on_test_batch_begin, hooks.on_test_batch_end
-            )
+            found, test_length = _steps(
+                test, iter(held_out), 0, test_length, hooks.on_test_batch_begin,
+                hooks.on_test_batch_end,
+            )  # fmt: skip
             hooks.on_test_end(found)
             logs |= {f"val_{name}": value for name, value in found.items()}
             hooks.on_epoch_end(epoch, logs)
@@ -104,20 +111,26 @@ def _steps(
     step: Callable[[Iterator[Any]], Any],
     batches: Iterator[Any],
     first: int,
+    length: int | None,
     begin: Callable[[int], None],
     end: Callable[[int, Any], None],
-) -> Logs:
-    """Steps until there are no more batches; what the last one says, nothing if there is none."""
+) -> tuple[Logs, int]:
+    """Steps from number `first` on, to `length` or until there are no more batches.
+
+    Returns:
+      What the last one says, nothing if there is none; and the length.
+    """
     logs: Any = {}
     number = first
-    while True:
+    while number != length:
         begin(number)
         try:
             logs = step(batches)
         except (StopIteration, tf.errors.OutOfRangeError):
-            return {name: float(value) for name, value in logs.items()}
+            break
         end(number, logs)
         number += 1
+    return {name: float(value) for name, value in logs.items()}, number
 
 
 def _now(model: tf.keras.Model) -> Logs:

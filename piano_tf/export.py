@@ -35,11 +35,14 @@ class ModelCard(Frozen):
       inputs: Columns and vocabulary sizes.
       config: The configuration it was trained with.
       score: a and b of the ranking score.
+      started_from: The folder of the earlier model that training started from; None if it began
+        afresh.
     """
 
     inputs: InputSpec
     config: Config
     score: ScoreConfig
+    started_from: str | None = None
 
 
 class ServingModule(tf.Module):
@@ -258,8 +261,10 @@ def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise PianoError(f"{path} exists already; a version of a model is never overwritten")
     with whole_folder(path) as partial:
-        tf.saved_model.save(module, str(partial), signatures=module.signatures())
+        signatures = module.signatures()
+        tf.saved_model.save(module, str(partial), signatures=signatures)
         (partial / CARD_FILE).parent.mkdir(exist_ok=True)
         (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
-        write_warmup(card.inputs.features, partial)
+        others = [name for name in ("explain", "select_list") if name in signatures]
+        write_warmup(card.inputs.features, partial, others)
     return path

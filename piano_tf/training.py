@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from piano_tf import metrics, models
-from piano_tf.calibration import calibrate
+from piano_tf.calibration import Answered, calibrate
 from piano_tf.checkpoints import Checkpointing, Checkpoints, fingerprint, restorable_dropout
 from piano_tf.config import (
     Config,
@@ -28,10 +28,10 @@ from piano_tf.data.encoding import Encoder
 from piano_tf.data.logs import split_files
 from piano_tf.epochs import Position, run_epochs
 from piano_tf.errors import ConfigError
-from piano_tf.features import CLICK, CONVERSION, LABELS, Axis, InputSpec
+from piano_tf.features import CLICK, CONVERSION, LABELS, InputSpec
 from piano_tf.hardware import choose_strategy, is_chief, precision, require_compilable
 from piano_tf.losses import RerankingLoss
-from piano_tf.masks import mask_of
+from piano_tf.optimizer import FusedAdam
 from piano_tf.pretraining import interactions_of, pretrain
 from piano_tf.propensity import read_examination
 from piano_tf.rerank import score
@@ -134,7 +134,7 @@ def fit(
         return _finished(model, validation, config, {}, None)
     with strategy.scope():
         model.compile(
-            optimizer=tf.keras.optimizers.Adam(config.training.learning_rate),
+            optimizer=FusedAdam(config.training.learning_rate),
             loss=RerankingLoss(config.loss, propensity),
             metrics=metrics.default_metrics(propensity),
             jit_compile=config.training.xla,
@@ -196,8 +196,8 @@ def _finished(
     propensity: np.ndarray | None,
 ) -> FittedReranker:
     """Calibrated, and with the score chosen from what it then says."""
-    calibrate(model, validation, config.loss.list_target)
-    return FittedReranker(model, choose_score(model, validation, propensity), history)
+    answered = calibrate(model, validation, config.loss.list_target)
+    return FittedReranker(model, choose_score(answered, propensity), history)
 
 
 def _learning_rate(epoch: int, config: TrainingConfig) -> float:
@@ -336,16 +336,11 @@ class _EarlyStopping(tf.keras.callbacks.EarlyStopping):
         return sum(logs[f"val_{label}_ndcg_10"] for label in LABELS) / len(LABELS)
 
 
-def choose_score(
-    model: models.Reranker | models.LambdaMART,
-    validation: tf.data.Dataset,
-    propensity: np.ndarray | None = None,
-) -> ScoreConfig:
+def choose_score(answered: Iterable[Answered], propensity: np.ndarray | None = None) -> ScoreConfig:
     """The score weights with the best mean of click and conversion NDCG@10 [ours].
 
     Args:
-      model: Trained.
-      validation: Batches of (inputs, labels).
+      answered: Validation, as a trained model answers it (`piano_tf.calibration.calibrate`).
       propensity: [K] by which gains are weighted, as in `metrics.NDCG`.
     """
     choices = [ScoreConfig(click=1.0, conversion=weight) for weight in _CONVERSION_WEIGHTS]
@@ -355,10 +350,7 @@ def choose_score(
         ]
         for choice in choices
     }
-    answer = models.inference(model)
-    for inputs, labels in validation:
-        outputs = answer(inputs)
-        mask = mask_of(inputs, Axis.ITEM)
+    for outputs, labels, mask in answered:
         for choice, pair in found.items():
             for metric in pair:
                 metric.update_state(labels, {"score": score(outputs, choice)}, mask)

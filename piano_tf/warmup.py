@@ -10,7 +10,7 @@ The sizes are ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,31 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # Lists, candidates, entries of history: one list with a history and without, short and long, and
 # several in one request.
 SHAPES = ((1, 10, 0), (1, 20, 50), (1, 50, 50), (1, 100, 50), (1, 200, 50), (8, 50, 50))
+# Of signatures that run the model several times.
+OTHER_SHAPES = ((1, 20, 50),)
 
 
-def write_warmup(features: FeatureSpec, version: Path) -> None:
+def write_warmup(features: FeatureSpec, version: Path, others: Iterable[str] = ()) -> None:
     """Writes the requests beside a SavedModel.
 
     Args:
       features: The raw columns that `serving_default` takes.
       version: The SavedModel's folder.
+      others: Further signatures that take them.
     """
     # Of its own wheel, which only what exports a model needs.
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
+    requests = [("serving_default", shape) for shape in SHAPES]
+    requests += [(name, shape) for name in others for shape in OTHER_SHAPES]
     (version / WARMUP_FILE).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(version / WARMUP_FILE)) as records:
-        for lists, candidates, history in SHAPES:
+        for signature, shape in requests:
             request = PredictRequest()
             request.model_spec.name = "piano"
-            request.model_spec.signature_name = "serving_default"
-            for name, values in _columns(features, lists, candidates, history):
+            request.model_spec.signature_name = signature
+            for name, values in _columns(features, *shape):
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
             log = PredictionLog(predict_log=PredictLog(request=request))
             records.write(log.SerializeToString())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tiny_training import Found, finished, free_ports, start
 
 from piano_tf import hardware
@@ -48,6 +50,23 @@ def test_two_workers_learn_what_one_does(alone, log_dir, tmp_path: Path) -> None
     assert [bool(found["chief"]) for found in both] == [True, False]
     for found in both:
         assert_same(found, alone, replicas=2)
+
+
+def test_several_gpus_are_trained_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are none here: what TensorFlow says of them is made up."""
+    mirrored = mock.Mock()
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", mirrored)
+    for count, together in ((0, False), (1, False), (2, True)):
+        gpus = [f"GPU:{number}" for number in range(count)]
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, gpus=gpus: gpus)
+        assert (hardware.choose_strategy.__wrapped__() is mirrored.return_value) == together
+
+
+def test_steps_of_several_replicas_are_not_compiled() -> None:
+    alone, two = (mock.Mock(num_replicas_in_sync=count) for count in (1, 2))
+    hardware.require_compilable(alone)
+    with pytest.raises(ConfigError, match=r"^training\.xla: got true with 2 replicas"):
+        hardware.require_compilable(two)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {"worker": 3}}'])

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from piano_tf import metrics, models
 from piano_tf import training as training_module
+from piano_tf.calibration import Answered
 from piano_tf.checkpoints import Checkpoints
 from piano_tf.config import (
     Config,
@@ -339,6 +340,45 @@ def test_float16_goes_on_where_it_was_interrupted(train, encoder, prm, tmp_path:
     assert found.history == expected.history
 
 
+# --- as on a device: in graphs, compiled, in half precision ---
+
+
+def trained_as(train, encoder: Encoder, prm: ModelConfig, **settings) -> FittedReranker:
+    """A quick training, with settings of its own."""
+    model = prm.model_copy(update={"name": "dnn", "pretraining": None})
+    training = TrainingConfig(epochs=8, learning_rate=0.02, patience=8, **settings)
+    return fit(train, train, encoder.inputs, Config(model=model, training=training), verbose=0)
+
+
+@pytest.fixture(scope="module")
+def plain(log_dir: Path, encoder: Encoder, tiny_model: ModelConfig) -> FittedReranker:
+    """In float32, without graphs."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        return trained_as(dataset(log_dir, "train", encoder, batch_size=20), encoder, tiny_model)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("few_metrics")
+@pytest.mark.parametrize(
+    ("settings", "rtol"),
+    [
+        ({"xla": True}, 1e-3),
+        ({"mixed_precision": "mixed_bfloat16"}, 0.05),
+    ],
+    ids=["xla", "bfloat16"],
+)
+def test_training_may_be_compiled_or_in_half_precision(
+    train, encoder, prm: ModelConfig, plain: FittedReranker, settings: dict, rtol: float
+) -> None:
+    found = trained_as(train, encoder, prm, **settings)
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(found.history[name], plain.history[name], rtol=rtol)
+    assert found.history["loss"][-1] < 0.9 * found.history["loss"][0]
+    assert {weight.dtype for weight in found.model.weights} == {tf.float32}
+
+
 # --- pre-trained vectors, and a log that is encoded once ---
 
 
@@ -470,22 +510,14 @@ def ndcg(order: np.ndarray, y: np.ndarray) -> float:
     return (y[order] * discount).sum() / (np.sort(y)[::-1] * discount).sum()
 
 
-def given(click: list, conversion: list, clicked: list, converted: list) -> tf.data.Dataset:
-    """Validation lists whose predictions are inputs."""
-    lists = {
-        "item_id": np.ones(np.shape(click), np.int64),
-        "history_item_id": np.zeros((len(click), 0), np.int64),
-        "logit_click": np.float32(click),
-        "logit_conversion": np.float32(conversion),
-    }
+def given(click: list, conversion: list, clicked: list, converted: list) -> Answered:
+    """Lists without padding, and what a model says of them."""
+    outputs = {"click": np.float32(click), "conversion": np.float32(conversion)}
     labels = {"click": np.float32(clicked), "conversion": np.float32(converted)}
-    return tf.data.Dataset.from_tensor_slices((lists, labels)).batch(4)
-
-
-def copied(inputs: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
-    """A model that predicts what its inputs say."""
-    assert training is False
-    return {label: inputs[f"logit_{label}"] for label in LABELS}
+    outputs, labels = (
+        {name: tf.constant(values) for name, values in each.items()} for each in (outputs, labels)
+    )
+    return Answered(outputs, labels, tf.ones_like(outputs["click"], tf.bool))
 
 
 def test_the_score_with_the_best_mean_ndcg_is_chosen() -> None:
@@ -498,7 +530,7 @@ def test_the_score_with_the_best_mean_ndcg_is_chosen() -> None:
         clicked[:, 0] = 1
         converted = np.eye(5)[np.zeros(4, int)]
         validation = given(click, conversion, clicked, converted)
-        best = choose_score(copied, validation)
+        best = choose_score([validation])
         chosen.add(best)
         logits = {"click": tf.constant(click), "conversion": tf.constant(conversion)}
 
@@ -525,7 +557,7 @@ def test_the_score_with_the_best_mean_ndcg_is_chosen() -> None:
 )
 def test_conversion_counts_as_much_as_it_helps(click, conversion, expected) -> None:
     labels = [[0.0, 1.0]]
-    found = choose_score(copied, given(click, conversion, labels, labels))
+    found = choose_score([given(click, conversion, labels, labels)])
     assert found.click == 1
     assert expected(found.conversion)
 
@@ -535,24 +567,26 @@ def test_what_was_rarely_examined_counts_more_in_the_choice() -> None:
     click, conversion = [[1.0, 0.9]] * 4, [[-6.0, 0.0]] * 4
     labels = [[1.0, 0.0]] * 3 + [[0.0, 1.0]]
     validation = given(click, conversion, labels, labels)
-    assert choose_score(copied, validation).conversion == 0
-    assert choose_score(copied, validation, np.array([1.0, 0.1])).conversion > 0
+    assert choose_score([validation]).conversion == 0
+    assert choose_score([validation], np.array([1.0, 0.1])).conversion > 0
 
 
 def test_padding_has_no_say_in_the_choice() -> None:
     click, conversion = [[1.0, 0.9]], [[-6.0, 0.0]]
     labels = [[0.0, 1.0]]
-    alone = choose_score(copied, given(click, conversion, labels, labels))
+    validation = given(click, conversion, labels, labels)
 
-    def padded(inputs, labels):
-        inputs = {
-            name: tf.pad(x, [[0, 0], [0, 0 if name == "history_item_id" else 3]], constant_values=c)
-            for name, x in inputs.items()
-            for c in [tf.cast(0 if name == "item_id" else 9, x.dtype)]
+    def padded(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            name: tf.pad(x, [[0, 0], [0, 3]], constant_values=9.0) for name, x in values.items()
         }
-        return inputs, {name: tf.pad(y, [[0, 0], [0, 3]]) for name, y in labels.items()}
 
-    assert choose_score(copied, given(click, conversion, labels, labels).map(padded)) == alone
+    more = Answered(
+        padded(validation.outputs),
+        padded(validation.labels),
+        tf.pad(validation.mask, [[0, 0], [0, 3]]),
+    )
+    assert choose_score([more]) == choose_score([validation])
 
 
 def test_the_chosen_score_reaches_what_training_reached(fitted, learner: str, train) -> None:

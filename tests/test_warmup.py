@@ -12,7 +12,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from piano_tf.config import Config, ScoreConfig
 from piano_tf.export import ModelCard, ServingModule, export_model
 from piano_tf.features import FeatureSpec
-from piano_tf.warmup import SHAPES, WARMUP_FILE, write_warmup
+from piano_tf.warmup import OTHER_SHAPES, SHAPES, WARMUP_FILE, write_warmup
 
 
 def requests_in(version: Path) -> list[PredictionLog]:
@@ -22,6 +22,13 @@ def requests_in(version: Path) -> list[PredictionLog]:
     logs = [PredictionLog.FromString(record) for record in records]
     assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * len(logs)
     return [log.predict_log.request for log in logs]
+
+
+def shapes_of(requests: list[PredictionLog]) -> list[tuple[int, int, int]]:
+    """Lists, candidates and history of each."""
+    others = len(requests) - len(SHAPES)
+    assert others % len(OTHER_SHAPES) == 0
+    return [*SHAPES, *OTHER_SHAPES * (others // len(OTHER_SHAPES))]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +42,9 @@ def version(fitted, encoder, tiny, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_model_answers_every_one(version: Path) -> None:
     loaded = tf.saved_model.load(str(version))
     requests = requests_in(version)
-    assert len(requests) == len(SHAPES)
-    for request, (lists, candidates, _) in zip(requests, SHAPES, strict=True):
+    asked = {request.model_spec.signature_name for request in requests}
+    assert asked == loaded.signatures.keys() - {"serve_examples"}, "which takes other inputs"
+    for request, (lists, candidates, _) in zip(requests, shapes_of(requests), strict=True):
         signature = loaded.signatures[request.model_spec.signature_name]
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         assert inputs.keys() == signature.structured_input_signature[1].keys()
@@ -46,7 +54,8 @@ def test_a_model_answers_every_one(version: Path) -> None:
 
 
 def test_histories_are_as_long_as_they_say(version: Path) -> None:
-    for request, (_, _, history) in zip(requests_in(version), SHAPES, strict=True):
+    requests = requests_in(version)
+    for request, (_, _, history) in zip(requests, shapes_of(requests), strict=True):
         items = tf.make_ndarray(request.inputs["history_item_id"])
         assert (items != b"").sum(axis=1).tolist() == [history] * len(items)
         actions = {*tf.make_ndarray(request.inputs["history_action"]).ravel().tolist()}

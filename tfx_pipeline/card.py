@@ -6,7 +6,7 @@ One HTML file that needs nothing else, for blessed and refused models alike.
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from piano_tf.data.logs import read_columns, read_spec
 from piano_tf.evaluation.tables import Table
 from piano_tf.features import LABELS, SPLITS
 from piano_tf.files import replacing
 from piano_tf.pages import templates
+from tfx_pipeline import trainer
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import Comparison, Estimate, Figure
+from tfx_pipeline.ingestion import LISTS
+from tfx_pipeline.lineage import day_number
 from tfx_pipeline.summary import RunSummary
 
 CARD_FILE = "model_card.html"
@@ -98,6 +102,7 @@ def html(config: PipelineConfig, summary: RunSummary) -> str:
             complaints=(*summary.complaints, *summary.served.reasons),
             tables=[
                 _data_table(spans, config.log),
+                _window_table(summary.lineage.window, config),
                 _bounds_table(summary),
                 _changes_table(summary.compared),
                 _figures_table(summary.compared),
@@ -113,6 +118,7 @@ def html(config: PipelineConfig, summary: RunSummary) -> str:
 def _verdicts(summary: RunSummary) -> Iterator[str]:
     """What each gate said, and what came of it."""
     yield "Data gate: passed; what fails it is never trained on."
+    yield _start(summary)
     yield f"Model gate: {'blessed' if summary.blessed else 'not blessed'}."
     served = summary.served
     if served.passed:
@@ -130,13 +136,37 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
         yield "Not pushed: what is served stays as it is."
 
 
+def _start(summary: RunSummary) -> str:
+    """Where training began."""
+    earlier, last = summary.started_from, summary.lineage.baseline
+    if earlier is None:
+        return "Training: from scratch."
+    model = f"model {last.id}, " if last and Path(earlier).is_relative_to(last.uri) else ""
+    return f"Training: a warm start from {model}{earlier}."
+
+
 def _data_table(spans: Sequence[Span], logs: Path) -> Table:
     rows = [(one.split, f"{one.lists:,}", _time(one.first), _time(one.last)) for one in spans]
     return Table("Data", f"The log {logs}.", ("split", "lists", "first", "last"), rows)
 
 
+def _window_table(window: Sequence[mlmd.Artifact], config: PipelineConfig) -> Table:
+    rows = []
+    for examples in window:
+        splits = trainer.splits(config, newest=examples is window[-1])
+        counts = [examples.custom_properties[LISTS.format(split=one)].int_value for one in splits]
+        day = dt.date(1970, 1, 1) + dt.timedelta(day_number(examples)) if config.day else _NONE
+        rows.append((str(day), ", ".join(splits), f"{sum(counts):,}", str(examples.id)))
+    return Table(
+        "Trained on",
+        "Of the days before the newest everything; of that its train split alone.",
+        ("day", "splits", "lists", "examples"),
+        rows,
+    )
+
+
 def _time(seconds: int) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -154,6 +154,16 @@ class PipelineConfig(Frozen):
         return self.logs if self.day is None else self.logs / self.day.isoformat()
 
     @property
+    def beam_options(self) -> list[str]:
+        """`beam_args`, and for a runner on this machine the image that its workers do without.
+
+        Where nothing says what a worker needs, TFX packs all of itself for it, anew in each stage
+        that uses Beam, and leaves that in the temporary folder.
+        """
+        elsewhere = any(option.startswith("--runner") for option in self.beam_args)
+        return [*self.beam_args, *([] if elsewhere else ["--sdk_container_image=none"])]
+
+    @property
     def artifacts(self) -> Path:
         """Every stage's output."""
         return self.home / "artifacts"

@@ -34,6 +34,8 @@ from piano_tf.features import SPLITS, FeatureSpec
 
 CONTRACT = "contract"
 """Property of examples: a digest of the columns that they have."""
+LISTS = "lists_{split}"
+"""Properties of examples: how many lists each split has."""
 _MOST_FILES = 256  # all of them are open at once
 
 
@@ -66,6 +68,9 @@ class CheckedParquetExecutor(parquet_executor.Executor):
             files | "Write" >> beam.MapTuple(functools.partial(write_examples, spec=spec))
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
         columns = spec.model_dump_json()
+        for split in SPLITS:
+            count = sum(map(rows_of, split_files(log, split)))
+            examples.set_int_custom_property(LISTS.format(split=split), count)
         examples.set_string_custom_property(CONTRACT, hashlib.sha256(columns.encode()).hexdigest())
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tfx.components.example_gen.utils import SPAN_PROPERTY_NAME
 
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
@@ -21,12 +22,14 @@ class Lineage:
       run: When it began, by which TFX calls it.
       outputs: (stage, type) -> artifact, in the order in which they came to be.
       worked: Stages that did their work in this run; of the others it is an earlier one's.
+      window: The examples that were trained on, day by day; the run's own are the last.
       baseline: The model that the new one was held against, if there was one.
     """
 
     run: str
     outputs: dict[tuple[str, str], mlmd.Artifact]
     worked: frozenset[str]
+    window: tuple[mlmd.Artifact, ...]
     baseline: mlmd.Artifact | None
 
 
@@ -49,6 +52,7 @@ def read_lineage(config: PipelineConfig) -> Lineage:
     store = open_store(config)
     run = _newest_run(store)
     outputs: dict[tuple[str, str], mlmd.Artifact] = {}
+    window: list[mlmd.Artifact] = []
     baseline, worked = None, set()
     for execution in sorted(store.get_executions_by_context(run.id), key=lambda one: one.id):
         stage = stage_of(store, execution)
@@ -61,7 +65,15 @@ def read_lineage(config: PipelineConfig) -> Lineage:
                 outputs[stage, artifact.type] = artifact
             elif event.type == mlmd.Event.INTERNAL_OUTPUT and artifact.type == "Model":
                 baseline = artifact  # of a resolver, which makes nothing
-    return Lineage(run.name, outputs, frozenset(worked), baseline)
+            elif (stage, artifact.type) == ("Transform", "Examples"):
+                window.append(artifact)
+    window.sort(key=day_number)
+    return Lineage(run.name, outputs, frozenset(worked), tuple(window), baseline)
+
+
+def day_number(examples: mlmd.Artifact) -> int:
+    """As `tfx_pipeline.origin.span_of`."""
+    return examples.custom_properties[SPAN_PROPERTY_NAME].int_value
 
 
 def open_store(config: PipelineConfig) -> metadata_store.MetadataStore:

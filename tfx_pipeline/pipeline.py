@@ -172,7 +172,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(config.metadata)
         ),
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=config.beam_options,
     )
 
 

@@ -11,8 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tfx.utils import path_utils
 
 from piano_tf.evaluation.tables import whole
+from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
@@ -74,6 +76,7 @@ class RunSummary:
       blessed: Whether its metrics and its changes allow it to be pushed.
       served: What the serving gate found.
       pushed: The pushed version's folder, if this run pushed one.
+      started_from: The folder of the model that training started from, if it did from any.
       lineage: What it made, stage by stage.
     """
 
@@ -82,6 +85,7 @@ class RunSummary:
     blessed: bool
     served: Verdict
     pushed: Path | None
+    started_from: str | None
     lineage: Lineage
 
     @property
@@ -142,12 +146,14 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     served = lineage.outputs["ServingGate", "InfraBlessing"]
     pushed = lineage.outputs["Pusher", "PushedModel"].custom_properties["pushed_version"]
     version = pushed.string_value if "Pusher" in lineage.worked else ""
+    model = Path(path_utils.serving_model_path(lineage.outputs["Trainer", "Model"].uri))
     return RunSummary(
         metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
         compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),
         blessed=blessing.custom_properties[BLESSED].int_value == 1,
         served=Verdict.load(Path(served.uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
+        started_from=ModelCard.load(model / CARD_FILE).started_from,
         lineage=lineage,
     )
 

@@ -39,9 +39,9 @@ def custom_config(config: PipelineConfig, features: FeatureSpec) -> dict[str, st
     }
 
 
-def splits(config: PipelineConfig) -> list[str]:
-    """The splits that are trained on, though of the newest day only the first."""
-    return [SPLITS[0]] if config.day is None else [*SPLITS]
+def splits(config: PipelineConfig, *, newest: bool = False) -> list[str]:
+    """The splits of a day that are trained on: of the newest, or of the days before it."""
+    return [SPLITS[0]] if newest or config.day is None else [*SPLITS]
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
@@ -76,12 +76,13 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
         tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
     ]
+    warm_start = _warm_start(fn_args.base_model, output, inputs, config)
     fitted = fit(
         train,
         validation,
         inputs,
         config,
-        warm_start=_warm_start(fn_args.base_model, output, inputs, config),
+        warm_start=warm_start,
         callbacks=callbacks if is_chief(strategy) else (),
         strategy=strategy,
         checkpoints=_checkpoints(fn_args, config, inputs, strategy),
@@ -91,7 +92,12 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         return
     NEWS.info("score: log p(click) + %g log p(conversion | click)", fitted.score.conversion)
     module = ServingModule(fitted.model, TransformEncoder(output, spec), features, fitted.score)
-    card = ModelCard(inputs=inputs, config=config, score=fitted.score)
+    card = ModelCard(
+        inputs=inputs,
+        config=config,
+        score=fitted.score,
+        started_from=None if warm_start is None else fn_args.base_model,
+    )
     export_model(module, card, Path(fn_args.serving_model_dir))
 
 

@@ -17,6 +17,7 @@ from serving.client.attempts import Ended, Join, Retries, Start, Steps, T
 from serving.client.connection import channel_to, methods
 from serving.client.search_list import Ranking, RerankedList, SearchList
 from serving.client.session import Session
+from serving.columns import DEFAULT_SIGNATURE
 
 __all__ = ["AsyncRerankClient"]
 
@@ -37,6 +38,7 @@ class AsyncRerankClient:
         model_name: str = "piano",
         timeout_s: float = 1.0,
         *,
+        signature: str = DEFAULT_SIGNATURE,
         retries: Retries | None = None,
         pad_to: tuple[int, int] = (1, 1),
         first_stage_on_request_error: bool = False,
@@ -47,6 +49,7 @@ class AsyncRerankClient:
             model_name,
             timeout_s,
             retries or Retries(),
+            signature=signature,
             pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )

@@ -38,7 +38,6 @@ from serving.client.search_list import (
     is_sequence,
 )
 from serving.client.tensors import DTYPES, read_tensor, write_tensor
-from serving.columns import DEFAULT_SIGNATURE
 
 _PER_ITEM = ("order", "score", "click", "conversion")
 _PER_LIST = ("list_click", "list_conversion")
@@ -83,6 +82,7 @@ class Session:
       address: The server's, for messages.
       model_name: The model's name on the server.
       timeout_s: Seconds that a call may take unless it says otherwise.
+      signature: The signature that is asked for orders.
       retries: When a call is attempted again.
       pad_to: Places for candidates and for history entries that a request has at least.
       first_stage_on_request_error: Whether `rank` answers a list that does not fit the model with
@@ -97,6 +97,7 @@ class Session:
         timeout_s: float,
         retries: Retries,
         *,
+        signature: str,
         pad_to: tuple[int, int],
         first_stage_on_request_error: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +107,7 @@ class Session:
         self._address = address
         self._model_name = model_name
         self._timeout_s = timeout_s
+        self._signature = signature
         self._pad_to = pad_to
         self._forgiving = first_stage_on_request_error
         self._caller = Caller(retries, clock)
@@ -208,7 +210,7 @@ class Session:
     def _request(self, lists: Sequence[SearchList], columns: Mapping[str, Column]) -> Any:
         request = PredictRequest(output_filter=(*_PER_ITEM, *_PER_LIST))
         request.model_spec.name = self._model_name
-        request.model_spec.signature_name = DEFAULT_SIGNATURE
+        request.model_spec.signature_name = self._signature
         for name, array in pad_batch(lists, columns, self._pad_to).items():
             try:
                 write_tensor(array, request.inputs[name])
@@ -312,11 +314,11 @@ class Session:
             signatures = SignatureDefMap.FromString(response.metadata["signature_def"].value)
         except DecodeError as error:
             raise self._unusable("describes itself in no known way") from error
-        if DEFAULT_SIGNATURE not in signatures.signature_def:
-            raise self._unusable(f"has no signature {DEFAULT_SIGNATURE!r}")
+        if self._signature not in signatures.signature_def:
+            raise self._unusable(f"has no signature {self._signature!r}")
         columns = {
             name: self._column(name, info)
-            for name, info in signatures.signature_def[DEFAULT_SIGNATURE].inputs.items()
+            for name, info in signatures.signature_def[self._signature].inputs.items()
         }
         return _Inputs(response.model_spec.version.value, columns)
 

@@ -14,6 +14,7 @@ from serving.client.attempts import Ended, Join, Retries, Start, Steps, T
 from serving.client.connection import channel_to, ended_by, methods
 from serving.client.search_list import Ranking, RerankedList, SearchList
 from serving.client.session import Session
+from serving.columns import DEFAULT_SIGNATURE
 
 
 class RerankClient:
@@ -31,6 +32,9 @@ class RerankClient:
       timeout_s: Seconds that each call may take, with all that belongs to it: asking for the
         model's inputs, retries, a hedge. A model without warm-up may need longer for the first
         call than for all later ones.
+      signature: The signature that is asked: `serving_default`, or `select_list`, which chooses
+        among several orders of a list by what the model expects of each, for as many more passes
+        of the model; the order and the scores are then those of the list it chose.
       retries: When a call is attempted again within that time.
       pad_to: Places for candidates and for history entries that a request has at least. A server
         that joins requests of one shape alone needs all to have it; answers stay the same.
@@ -49,6 +53,7 @@ class RerankClient:
         model_name: str = "piano",
         timeout_s: float = 1.0,
         *,
+        signature: str = DEFAULT_SIGNATURE,
         retries: Retries | None = None,
         pad_to: tuple[int, int] = (1, 1),
         first_stage_on_request_error: bool = False,
@@ -59,6 +64,7 @@ class RerankClient:
             model_name,
             timeout_s,
             retries or Retries(),
+            signature=signature,
             pad_to=pad_to,
             first_stage_on_request_error=first_stage_on_request_error,
         )

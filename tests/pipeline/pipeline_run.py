@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from piano_tf.config import Config
@@ -21,6 +22,11 @@ WORLD = {
 CONFIG = {
     "model": {"width": 16, "heads": 2, "blocks": 1},
     "training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 64},
+}
+# Where it does not matter which model is trained: most of a small run goes into building graphs.
+QUICK = {
+    "model": {"name": "dnn", "width": 8, "ids": True, "match": False, "pretraining": None},
+    "training": CONFIG["training"],
 }
 # Any trained model reaches these; only a change for the worse can refuse a blessing.
 THRESHOLDS = {
@@ -62,6 +68,14 @@ def run_pipeline(
     files = {"logs": logs, "home": home, "config": config, "thresholds": thresholds}
     named = [(f"--{name}", path) for name, path in files.items() if path is not None]
     return piano("pipeline", *(word for pair in named for word in pair), *options)
+
+
+RUN = (sys.executable, "-m", "tfx_pipeline.local_runner")
+
+
+def run_directly(variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs the pipeline as `tfx run create` does, without that command."""
+    return subprocess.run(RUN, capture_output=True, text=True, env={**os.environ, **variables})
 
 
 def written(path: Path, value: dict) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import itertools
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,16 @@ from tfx_pipeline.summary import Metric, RunSummary
 @pytest.fixture
 def config(log_dir: Path, tmp_path: Path) -> PipelineConfig:
     return PipelineConfig(logs=log_dir, home=tmp_path / "home")
+
+
+def examples(number: int, lists: Mapping[str, int], day: dt.date | None = None) -> mlmd.Artifact:
+    """As ExampleGen marks them."""
+    found = mlmd.Artifact(id=number, type="Examples", uri=f"/artifacts/{number}")
+    for split, count in lists.items():
+        found.custom_properties[f"lists_{split}"].int_value = count
+    if day is not None:
+        found.custom_properties["span"].int_value = (day - dt.date(1970, 1, 1)).days
+    return found
 
 
 @pytest.fixture
@@ -51,6 +64,7 @@ def blessed(config: PipelineConfig) -> RunSummary:
         blessed=True,
         served=Verdict(reasons=(), requests=5, p50_ms=12.5, latency_ms=250),
         pushed=config.pushed / "1700000000",
+        started_from=None,
         lineage=Lineage(
             run="2024-01-05T06:07:08.5",
             outputs={
@@ -58,6 +72,7 @@ def blessed(config: PipelineConfig) -> RunSummary:
                 for key, number in kinds.items()
             },
             worked=frozenset({"Trainer", "Pusher"}),
+            window=(examples(3, {"train": 1200, "validation": 100, "test": 100}),),
             baseline=mlmd.Artifact(id=4, type="Model", uri="/artifacts/4"),
         ),
     )
@@ -81,6 +96,8 @@ def test_the_card_of_a_blessed_model(config: PipelineConfig, blessed: RunSummary
         assert f"<td>{part}</td>" in text
     assert "<td>serving.latency_ms</td><td>250.0</td>" in text
     assert "&#34;learning_rate&#34;" in text
+    assert "<td>-</td><td>train</td><td>1,200</td><td>3</td>" in text
+    assert "<li>Training: from scratch.</li>" in text
     # Needs nothing else.
     assert "src=" not in text
     assert "http" not in text
@@ -102,6 +119,30 @@ def test_the_card_of_a_refused_model_says_why(config: PipelineConfig, blessed: R
     assert "<li>Not pushed: what is served stays as it is.</li>" in text
     served_already = dataclasses.replace(blessed, pushed=None)
     assert "<li>Not pushed: it is served already.</li>" in html(config, served_already)
+
+
+def test_the_card_of_a_day_tells_its_window_and_where_it_started(
+    config: PipelineConfig, blessed: RunSummary
+) -> None:
+    """Of the days before it all lists were trained on."""
+    monday, tuesday = dt.date(2026, 7, 1), dt.date(2026, 7, 2)
+    lists = {"train": 1200, "validation": 100, "test": 50}
+    window = (examples(2, lists, monday), examples(3, lists, tuesday))
+    shutil.copytree(config.logs, config.home / "days" / tuesday.isoformat())
+    daily = config.model_copy(update={"logs": config.home / "days", "day": tuesday})
+    started = dataclasses.replace(
+        blessed,
+        started_from="/artifacts/4/Format-Serving",
+        lineage=dataclasses.replace(blessed.lineage, window=window),
+    )
+    text = html(daily, started)
+    days = "<td>2026-07-01</td><td>train, validation, test</td><td>1,350</td><td>2</td>"
+    assert days in text
+    assert "<td>2026-07-02</td><td>train</td><td>1,200</td><td>3</td>" in text
+    sentence = "Training: a warm start from model 4, /artifacts/4/Format-Serving."
+    assert f"<li>{sentence}</li>" in text
+    elsewhere = dataclasses.replace(started, started_from="/elsewhere")
+    assert "<li>Training: a warm start from /elsewhere.</li>" in html(daily, elsewhere)
 
 
 def test_a_span_is_that_of_its_lists(tiny, tmp_path: Path) -> None:

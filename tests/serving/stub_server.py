@@ -51,11 +51,12 @@ class StubServer(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.calls.append("GetModelMetadata")
         self.describe(request, context)
         signatures = SignatureDefMap()
-        inputs = signatures.signature_def["serving_default"].inputs
-        for name in self.columns:
-            rank = 2 if name.startswith(("item_", "history_")) else 1
-            inputs[name].dtype = tf.string.as_datatype_enum
-            inputs[name].tensor_shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
+        for signature in ("serving_default", "select_list"):
+            inputs = signatures.signature_def[signature].inputs
+            for name in self.columns:
+                rank = 2 if name.startswith(("item_", "history_")) else 1
+                inputs[name].dtype = tf.string.as_datatype_enum
+                inputs[name].tensor_shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
         response = GetModelMetadataResponse()
         response.model_spec.version.value = self.version
         response.metadata["signature_def"].Pack(signatures)

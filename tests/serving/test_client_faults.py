@@ -93,6 +93,19 @@ class TestFallback:
         assert stub.calls[-1] == method
         assert (answer.ranking, answer.reason.code) == (tuple(ASKED.item_id), "INTERNAL")
 
+    def test_another_signature_is_asked_where_the_model_has_it(
+        self, stub: StubServer, connect: Any
+    ) -> None:
+        asked = []
+        stub.behave = lambda request, context: asked.append(request.model_spec.signature_name)
+        assert connect(stub.address).rank(ASKED).reason is None
+        assert connect(stub.address, signature="select_list").rank(ASKED).reason is None
+        assert asked == ["serving_default", "select_list"]
+        answer = connect(stub.address, signature="sort").rank(ASKED)
+        assert (answer.ranking, answer.reason.code) == (tuple(ASKED.item_id), "FAILED_PRECONDITION")
+        assert answer.reason.message.endswith("has no signature 'sort'")
+        assert len(asked) == 2
+
     def test_nobody_there(self, connect: Any) -> None:
         with StubServer().running() as stub:
             address = stub.address
