@@ -43,7 +43,8 @@ class BatchingOptions:
       most_lists: Lists of one batch.
       timeout_s: How long a request waits for others while a thread is free.
       most_waiting: Batches that may wait, for each signature.
-      threads: Batches that are run at a time.
+      threads: Batches that are run at a time; half as many as there are processors, since a batch
+        keeps more than one busy, and meanwhile the next one fills.
       allowed: Numbers of lists that a batch is filled up to; none means any.
       pad: Whether requests of different widths share a batch.
 
@@ -54,7 +55,7 @@ class BatchingOptions:
     most_lists: int = 32
     timeout_s: float = 0.0
     most_waiting: int = 10
-    threads: int = os.cpu_count() or 1
+    threads: int = max(1, (os.cpu_count() or 1) // 2)
     allowed: tuple[int, ...] = ()
     pad: bool = True
 
