@@ -15,7 +15,14 @@ from piano_tf.explanation import leave_one_out
 from piano_tf.features import Axis, FeatureSpec, InputSpec
 from piano_tf.files import whole_folder
 from piano_tf.masks import mask_of
-from piano_tf.models import REGISTRY, TREES, LambdaMART, Reranker, require_possible
+from piano_tf.models import (
+    REGISTRY,
+    TREES,
+    LambdaMART,
+    Reranker,
+    inference,
+    require_possible,
+)
 from piano_tf.models.piano import PIANO
 from piano_tf.rerank import in_orders, list_value, order_of, score, select
 from piano_tf.warmup import write_warmup
@@ -72,7 +79,7 @@ class ServingModule(tf.Module):
         # for a reader that no server is.
         self.weights = model.variables
         # One trace for all signatures, of which some run the model more than once.
-        self._model = tf.function(lambda batch: model(batch, training=False))
+        self._model = inference(model)
         self.encode = encode
         self._features = features
         self._weights = weights

@@ -18,7 +18,7 @@ PACKAGES = ("piano_tf", "serving", "tfx_pipeline")
 FLOORS = [
     {"errors", "disk", "files", "config", "pages", "hardware"},
     {"features"},
-    {"masks", "layers", "losses", "metrics", "rerank"},
+    {"masks", "layers", "losses", "metrics", "optimizer", "rerank"},
     {"data", "simulation", "models", "pretraining", "calibration", "propensity"}
     | {"export", "explanation", "warmup"},
     {"warm_start"},

@@ -53,16 +53,21 @@ def test_the_learning_rate_may_change_between_steps() -> None:
     np.testing.assert_allclose(variable, [0.9, 2.1], rtol=1e-5)
 
 
-def test_a_step_is_few_operations() -> None:
-    optimizer, variable = FusedAdam(), tf.Variable(tf.zeros([4, 2]))
-    optimizer.build([variable])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_step_is_few_operations(sparse: bool) -> None:
+    counts = []
+    for kind in (FusedAdam, tf.keras.optimizers.Adam):
+        optimizer, table = kind(), tf.Variable(tf.zeros([4, 2]))
+        optimizer.build([table])
 
-    @tf.function
-    def step(gradient: tf.Tensor) -> None:
-        optimizer.apply_gradients([(gradient, variable)])
+        @tf.function
+        def step(rows: tf.Tensor, ids: tf.Tensor) -> None:
+            gradient = tf.IndexedSlices(rows, ids, tf.constant([4, 2])) if sparse else rows
+            optimizer.apply_gradients([(gradient, table)])  # noqa: B023
 
-    graph = step.get_concrete_function(tf.TensorSpec([4, 2])).graph
-    assert [one.type for one in graph.get_operations()].count("ResourceApplyAdam") == 1
+        rows, ids = tf.TensorSpec([4, 2]), tf.TensorSpec([4], tf.int32)
+        counts.append(len(step.get_concrete_function(rows, ids).graph.get_operations()))
+    assert counts[0] < 0.6 * counts[1]
 
 
 def test_a_kind_that_the_kernel_is_not_is_refused() -> None:

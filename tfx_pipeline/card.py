@@ -131,7 +131,7 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
     if summary.pushed is not None:
         yield f"Pushed as version {summary.pushed.name}."
     elif summary.blessed and served.passed:
-        yield "Not pushed: it is served already."
+        yield "Not pushed: an earlier run did."
     else:
         yield "Not pushed: what is served stays as it is."
 
@@ -154,9 +154,13 @@ def _window_table(window: Sequence[mlmd.Artifact], config: PipelineConfig) -> Ta
     rows = []
     for examples in window:
         splits = trainer.splits(config, newest=examples is window[-1])
-        counts = [examples.custom_properties[LISTS.format(split=one)].int_value for one in splits]
+        known = examples.custom_properties
+        names = [LISTS.format(split=one) for one in splits]
+        lists = sum(known[name].int_value for name in names)
         day = dt.date(1970, 1, 1) + dt.timedelta(day_number(examples)) if config.day else _NONE
-        rows.append((str(day), ", ".join(splits), f"{sum(counts):,}", str(examples.id)))
+        rows.append(
+            (str(day), ", ".join(splits), f"{lists:,}" if lists else _NONE, str(examples.id))
+        )
     return Table(
         "Trained on",
         "Of the days before the newest everything; of that its train split alone.",

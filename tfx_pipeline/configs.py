@@ -8,9 +8,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -160,8 +160,13 @@ class PipelineConfig(Frozen):
         Where nothing says what a worker needs, TFX packs all of itself for it, anew in each stage
         that uses Beam, and leaves that in the temporary folder.
         """
-        elsewhere = any(option.startswith("--runner") for option in self.beam_args)
-        return [*self.beam_args, *([] if elsewhere else ["--sdk_container_image=none"])]
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        given = PipelineOptions([*self.beam_args]).get_all_options(drop_default=True)
+        here = str(given.get("runner", "direct")).lower() in ("direct", "directrunner")
+        if not here or "sdk_container_image" in given:
+            return [*self.beam_args]
+        return [*self.beam_args, "--sdk_container_image=none"]
 
     @property
     def artifacts(self) -> Path:
@@ -218,35 +223,49 @@ class PipelineConfig(Frozen):
         for name in (_LOGS, _HOME):
             if not environment.get(name):
                 raise ConfigError(f"environment variable {name}: not set; expected a folder")
-        chosen: dict = {
-            "logs": Path(environment[_LOGS]).absolute(),
-            "home": Path(environment[_HOME]).absolute(),
+        chosen = {
+            key: read(name, environment[name])
+            for name, (key, read) in _READERS.items()
+            if environment.get(name)
         }
-        if environment.get(_CONFIG):
-            chosen["config"] = Config.load(environment[_CONFIG])
-        if environment.get(_THRESHOLDS):
-            chosen["thresholds"] = Thresholds.load(environment[_THRESHOLDS])
-        if environment.get(_BEAM_ARGS):
-            try:
-                chosen["beam_args"] = tuple(shlex.split(environment[_BEAM_ARGS]))
-            except ValueError:  # a quotation without an end
-                expected = "options separated by spaces, quoted as in a shell"
-                raise _wrong(_BEAM_ARGS, environment[_BEAM_ARGS], expected) from None
-        for name, key in ((_CACHE, "cache"), (_WARM_START, "warm_start")):
-            if environment.get(name):
-                if environment[name] not in ("0", "1"):
-                    raise _wrong(name, environment[name], "1 or 0")
-                chosen[key] = environment[name] == "1"
-        if window := environment.get(_WINDOW):
-            if not window.isdecimal() or int(window) < 1:
-                raise _wrong(_WINDOW, window, "a number of days, at least 1")
-            chosen["window"] = int(window)
         chosen["day"] = _day_of(chosen["logs"], environment.get(_DAY))
         return cls(**chosen)
 
 
 def _wrong(name: str, got: str, expected: str) -> ConfigError:
     return ConfigError(f"environment variable {name}: got {got!r}, expected {expected}")
+
+
+def _options(name: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:  # a quotation without an end
+        raise _wrong(name, text, "options separated by spaces, quoted as in a shell") from None
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise _wrong(name, text, "1 or 0")
+    return text == "1"
+
+
+def _days(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise _wrong(name, text, "a number of days, at least 1")
+    return int(text)
+
+
+# Variable -> attribute of `PipelineConfig`, and what its text means.
+_READERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
+    _LOGS: ("logs", lambda _, text: Path(text).absolute()),
+    _HOME: ("home", lambda _, text: Path(text).absolute()),
+    _CONFIG: ("config", lambda _, text: Config.load(text)),
+    _THRESHOLDS: ("thresholds", lambda _, text: Thresholds.load(text)),
+    _BEAM_ARGS: ("beam_args", _options),
+    _CACHE: ("cache", _switch),
+    _WARM_START: ("warm_start", _switch),
+    _WINDOW: ("window", _days),
+}
 
 
 def _day_of(logs: Path, asked: str | None) -> dt.date | None:

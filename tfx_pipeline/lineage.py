@@ -11,6 +11,8 @@ from tfx.components.example_gen.utils import SPAN_PROPERTY_NAME
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
 
+LAST_MODEL = "latest_blessed_model"
+"""The resolver of the model that a run's is held to."""
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
 
@@ -63,7 +65,7 @@ def read_lineage(config: PipelineConfig) -> Lineage:
             (event,) = (one for one in events if one.artifact_id == artifact.id)
             if event.type == mlmd.Event.OUTPUT:
                 outputs[stage, artifact.type] = artifact
-            elif event.type == mlmd.Event.INTERNAL_OUTPUT and artifact.type == "Model":
+            elif (stage, artifact.type) == (LAST_MODEL, "Model"):
                 baseline = artifact  # of a resolver, which makes nothing
             elif (stage, artifact.type) == ("Transform", "Examples"):
                 window.append(artifact)

@@ -6,9 +6,12 @@ PIANO_LOGS=logs PIANO_HOME=run tfx run create --engine=local --pipeline_name=pia
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -23,9 +26,10 @@ def run(config: PipelineConfig) -> None:
     """Runs every stage, showing progress, writes the model card and prints the summary.
 
     Raises:
-      PianoError: A stage failed; the message says which and why.
+      PianoError: A stage failed, and the message says which and why; or another run is at work in
+        the same home.
     """
-    with quiet(config.run_log) as lines:
+    with alone(config.home), quiet(config.run_log) as lines:
         from tfx import v1 as tfx
 
         from tfx_pipeline.pipeline import create_pipeline
@@ -52,6 +56,20 @@ def run(config: PipelineConfig) -> None:
     console = Console()
     summary.print(console)
     console.print(f"model card: {card}", highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Holds a pipeline's home, which the end of the process lets go of too, however it comes."""
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PianoError(
+                f"{home}: another run is at work there; expected one at a time"
+            ) from error
+        yield
 
 
 def _reason(error: Exception, config: PipelineConfig) -> str:

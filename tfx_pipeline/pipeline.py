@@ -24,6 +24,7 @@ from tfx_pipeline.gates.data import DataGate
 from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
+from tfx_pipeline.lineage import LAST_MODEL
 from tfx_pipeline.pushing import OncePusher
 from tfx_pipeline.resolvers import LastAccepted, LastBlessedModel, Window
 from tfx_pipeline.schema import schema_file
@@ -33,7 +34,6 @@ _TRAIN, _VALIDATION, _TEST = SPLITS
 _EXAMPLE_GEN = "ExampleGen"
 _DATA_GATE = "DataGate"
 _MODEL_GATE = "ModelGate"
-_LAST_MODEL = "latest_blessed_model"
 # Values of a column that statistics list with their counts: the gate compares items by these.
 _TOP_VALUES = 1000
 
@@ -98,7 +98,8 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
             analyze=[_TRAIN], transform=sorted({*trainer.splits(config), _VALIDATION})
         ),
         custom_config={**encoding.custom_config(), **code},
-        # A cache of analyses pays where the next run shares most of its data; here it only costs.
+        # The next run's window shares most of its days with this one's, but a cache of analyses is
+        # of the lists that it is made of; what it would save of the rest was not measured.
         disable_analyzer_cache=True,
         # Those of the raw columns are StatisticsGen's. Here they would be computed again, and those
         # of the encoded ones wait for the whole data in memory.
@@ -110,7 +111,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
-        base_model=earlier.model if config.warm_start and config.day is not None else None,
+        base_model=earlier.start,
         train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
         eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
         custom_config={**trainer.custom_config(config, features), **code},
@@ -194,7 +195,9 @@ class _OwnRules:
     Attributes:
       accepted: The statistics to hold this run's to.
       window: The examples to train on.
-      model: The model to start from, and to hold this run's to.
+      model: The model to hold this run's to.
+      start: The model to start from, if one is wanted: of a day before, so that a day's model does
+        not depend on what else was tried on that day.
       later: The blessing of a model of a later day, which this run's may not replace.
       nodes: That find them.
     """
@@ -220,13 +223,24 @@ class _OwnRules:
             examples=examples,
             **_MODELS,
             infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
-        ).with_id(_LAST_MODEL)
+        ).with_id(LAST_MODEL)
+        self.nodes = [last_accepted, window, last_model]
+        self.start = None
+        if config.warm_start and config.day is not None:
+            start = tfx.dsl.Resolver(
+                strategy_class=LastBlessedModel,
+                config={},
+                examples=examples,
+                **_MODELS,
+                infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
+            ).with_id("model_to_start_from")
+            self.start = start.outputs["model"]
+            self.nodes.append(start)
         self.accepted = last_accepted.outputs["accepted"]
         # A union keeps its order, and what a resolver finds does not: this run's are the last.
         self.window = channel.union([window.outputs["examples"], examples])
         self.model = last_model.outputs["model"]
         self.later = last_model.outputs["infra_blessing"]
-        self.nodes = [last_accepted, window, last_model]
 
 
 class _Plain:
@@ -235,8 +249,8 @@ class _Plain:
     def __init__(self, examples: tfx.types.BaseChannel) -> None:
         last_model = tfx.dsl.Resolver(
             strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy, **_MODELS
-        ).with_id(_LAST_MODEL)
-        self.accepted = self.later = None
+        ).with_id(LAST_MODEL)
+        self.accepted = self.later = self.start = None
         self.window = examples
         self.model = last_model.outputs["model"]
         self.nodes = [last_model]

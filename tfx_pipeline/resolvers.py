@@ -76,10 +76,11 @@ class LastBlessedModel(ResolverStrategy):
     the last what is left is the blessing of a model of a later day, if there is one.
 
     Args:
-      settings: Digest of all that this run makes a model by.
+      settings: Digest of all that this run makes a model by; without it, models of this run's
+        examples never count.
     """
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, settings: str | None = None) -> None:
         self._settings = settings
 
     def resolve_artifacts(
@@ -108,5 +109,6 @@ class LastBlessedModel(ResolverStrategy):
         }
 
     def _is_otherwise(self, blessing: types.Artifact, now: types.Artifact) -> bool:
-        """Whether a model of the same examples was made by other settings."""
-        return examples_of(blessing) == now.id and settings_of(blessing) != self._settings
+        """Whether a model of the same examples was made by other settings, and counts."""
+        known = self._settings is not None
+        return known and examples_of(blessing) == now.id and settings_of(blessing) != self._settings

@@ -118,7 +118,7 @@ def test_the_card_of_a_refused_model_says_why(config: PipelineConfig, blessed: R
     assert "&lt;normal&gt;: click is not finite</li>" in text
     assert "<li>Not pushed: what is served stays as it is.</li>" in text
     served_already = dataclasses.replace(blessed, pushed=None)
-    assert "<li>Not pushed: it is served already.</li>" in html(config, served_already)
+    assert "<li>Not pushed: an earlier run did.</li>" in html(config, served_already)
 
 
 def test_the_card_of_a_day_tells_its_window_and_where_it_started(

@@ -1,4 +1,4 @@
-"""Three days in a row, through the commands: each run goes on from the one before, or need not."""
+"""Three days in a row: each run goes on from the one before, or need not."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     daily.put(every_day[third], third)
     for limits, reason in (
         ({"serving": {"latency_ms": 1e-6}}, r"\nblessed\nnot fit to be served: p50 is "),
-        ({"click_auc": 1.0}, r"\nnot blessed: click AUC 0\.\d+ is below the threshold 1\.0000\n"),
+        ({"undecided": "refuse", "largest_loss": 0.0}, r"\nnot blessed: .* the last blessed model"),
     ):
         daily.limit(**limits)
         done = daily.run(window=2)
@@ -211,8 +211,13 @@ def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> 
     chosen = PipelineConfig.from_environment(asked | more)
     assert chosen.beam_args == ("--direct_num_workers=2", "--job_name=lists of today")
     assert chosen.beam_options == [*chosen.beam_args, "--sdk_container_image=none"]
-    elsewhere = PipelineConfig.from_environment(asked | {"PIANO_BEAM_ARGS": "--runner=FlinkRunner"})
-    assert elsewhere.beam_options == ["--runner=FlinkRunner"]
+    for given, more in (
+        ("--runner=FlinkRunner", []),
+        ("--runner=DirectRunner", ["--sdk_container_image=none"]),
+        ("--sdk_container_image=ours", []),
+    ):
+        options = PipelineConfig.from_environment(asked | {"PIANO_BEAM_ARGS": given}).beam_options
+        assert options == [given, *more]
     assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 2), 2, False)
     for name, value, sentence in (
         ("PIANO_DAY", "2026-07-04", "has no such day, only 2026-07-01 to 2026-07-03"),

@@ -135,6 +135,7 @@ def test_a_run_that_is_started_again_does_not_meet_its_own_model() -> None:
     assert last_model(now, before, own) == [11]
     assert last_model(now, own) == []
     assert last_model(now, before, own, settings="another width") == [12], "made otherwise"
+    assert last_model(now, before, own, settings=None) == [11], "to start from"
 
 
 def test_a_log_without_days_meets_earlier_logs() -> None:

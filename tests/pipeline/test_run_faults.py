@@ -28,6 +28,7 @@ from log_statistics import (
     cut_off,
     flip_labels,
     renamed,
+    retyped,
     rewrite,
     shuffle_items,
     spoilt,
@@ -39,6 +40,7 @@ from trainer_alone import Training, assert_same_models
 
 from tfx_pipeline.configs import PipelineConfig, environment
 from tfx_pipeline.lineage import open_store, read_lineage, stage_of
+from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version
 
 # They work for long enough to be met at work.
@@ -48,7 +50,7 @@ LONG |= {"DataGate", "ModelGate", "ServingGate"}
 SHORT = {"SchemaGen": "SchemaGen", "ExampleValidator": "ExampleValidator"}
 SHORT |= {COPYING: "Pusher", "Pusher": "Pusher"}
 # They only look for what a run takes from earlier ones, each time.
-_RESOLVERS = {"last_accepted_data", "latest_blessed_model", "window"}
+_RESOLVERS = {"last_accepted_data", "latest_blessed_model", "model_to_start_from", "window"}
 _DIES = (sys.executable, die_at.__file__)
 # What the next run is held to, and takes from earlier ones.
 _KEPT = ("ExampleGen/examples", "DataGate/accepted", "Trainer/model")
@@ -269,6 +271,10 @@ def truncated(logs: Path, folder: Path) -> Path:
 
 FAULTS = {
     "truncated": Fault(truncated, "ExampleGen", "Parquet"),
+    "dropped": Fault(
+        changed(lambda lists: lists.drop(["item_genre"])), "ExampleGen", "column 'item_genre'"
+    ),
+    "retyped": Fault(changed(retyped), "ExampleGen", "column 'item_age'"),
     "renamed": Fault(changed(renamed), "ExampleGen", "column 'item_genres'"),
     "labels flipped": Fault(poisoned("train", flip_labels), "DataGate", "column 'click' in train"),
     "ids shuffled": Fault(poisoned("validation", shuffle_items), "DataGate", "in validation"),
@@ -300,6 +306,45 @@ def test_a_bad_log_is_refused_and_what_is_served_stays(
     assert {name: content(config.artifacts / name) for name in kept} == kept
 
 
+# --- over a served model ---
+
+
+def of_seed(variables: dict[str, str], seed: int, folder: Path) -> dict[str, str]:
+    """Those of a run that trains another model on the same log."""
+    other = PipelineConfig.from_environment(variables).config.model_dump(mode="json")
+    other["training"]["seed"] = seed
+    return {**variables, "PIANO_CONFIG": str(written(folder / "other.json", other))}
+
+
+def test_a_kill_leaves_what_is_served_and_the_next_run_replaces_it(
+    killed: Killed, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """In training, in the middle of copying a version, and when that is whole but not recorded."""
+    config, asked = killed.config, of_seed(variables, 1, tmp_path)
+    served = content(config.pushed)
+    every_stage = LONG | {*SHORT.values()}
+    assert killed_at_work(asked, every_stage - {"Trainer"}) == "Trainer"
+    assert content(config.pushed) == served
+    assert killed_at_work(asked, every_stage, (*_DIES, COPYING)) == "Pusher"
+    visible = {name: data for name, data in content(config.pushed).items() if name[0] != "."}
+    assert visible == served
+    assert killed_at_work(asked, every_stage, (*_DIES, "Pusher")) == "Pusher"
+    assert killed_at_work(asked, every_stage) is None
+    now = content(config.pushed)
+    assert now.items() > served.items()
+    assert len([*config.pushed.iterdir()]) == 2
+    assert len([*config.pushed.glob(".*")]) == 0
+
+
+def test_two_runs_do_not_share_a_home(killed: Killed, variables: dict[str, str]) -> None:
+    with alone(killed.config.home):
+        done = run_directly(variables)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {killed.config.home}: another run is at work there; expected one at a time\n"
+    )
+
+
 # --- a full disk ---
 
 
@@ -307,9 +352,7 @@ def test_a_full_disk_stops_training_and_the_same_command_goes_on_with_room(
     killed: Killed, variables: dict[str, str], tmp_path: Path
 ) -> None:
     config = killed.config
-    other = config.config.model_dump(mode="json")
-    other["training"]["seed"] = 1
-    asked = {**variables, "PIANO_CONFIG": str(written(tmp_path / "other.json", other))}
+    asked = of_seed(variables, 2, tmp_path)
     pushed = content(config.pushed)
     with SmallDisk(config.home, room_kb=400) as disk:
         done = disk.run(*RUN, more=asked)
