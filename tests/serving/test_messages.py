@@ -198,7 +198,10 @@ def search_lists(draw: st.DrawFn) -> SearchList:
 @given(asked=st.lists(search_lists(), min_size=1, max_size=3))
 def test_a_request_is_the_one_that_real_stubs_would_send(asked: list[SearchList]) -> None:
     session = Session(
-        "nowhere", "piano", 1.0, Retries(), pad_to=(1, 1), first_stage_on_request_error=False
+        *("nowhere", "piano", 1.0, Retries()),
+        signature="serving_default",
+        pad_to=(1, 1),
+        first_stage_on_request_error=False,
     )
     ours = session._request(asked, COLUMNS)
     sent = predict_pb2.PredictRequest.FromString(ours.SerializeToString())

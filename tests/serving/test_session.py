@@ -30,6 +30,7 @@ class World:
             "piano",
             TIMEOUT_S,
             Retries(attempts=1),
+            signature="serving_default",
             pad_to=(1, 1),
             first_stage_on_request_error=False,
             clock=lambda: self.now,
