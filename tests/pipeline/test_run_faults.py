@@ -306,9 +306,6 @@ def test_a_bad_log_is_refused_and_what_is_served_stays(
     assert {name: content(config.artifacts / name) for name in kept} == kept
 
 
-# --- over a served model ---
-
-
 def of_seed(variables: dict[str, str], seed: int, folder: Path) -> dict[str, str]:
     """Those of a run that trains another model on the same log."""
     other = PipelineConfig.from_environment(variables).config.model_dump(mode="json")
@@ -316,24 +313,7 @@ def of_seed(variables: dict[str, str], seed: int, folder: Path) -> dict[str, str
     return {**variables, "PIANO_CONFIG": str(written(folder / "other.json", other))}
 
 
-def test_a_kill_leaves_what_is_served_and_the_next_run_replaces_it(
-    killed: Killed, variables: dict[str, str], tmp_path: Path
-) -> None:
-    """In training, in the middle of copying a version, and when that is whole but not recorded."""
-    config, asked = killed.config, of_seed(variables, 1, tmp_path)
-    served = content(config.pushed)
-    every_stage = LONG | {*SHORT.values()}
-    assert killed_at_work(asked, every_stage - {"Trainer"}) == "Trainer"
-    assert content(config.pushed) == served
-    assert killed_at_work(asked, every_stage, (*_DIES, COPYING)) == "Pusher"
-    visible = {name: data for name, data in content(config.pushed).items() if name[0] != "."}
-    assert visible == served
-    assert killed_at_work(asked, every_stage, (*_DIES, "Pusher")) == "Pusher"
-    assert killed_at_work(asked, every_stage) is None
-    now = content(config.pushed)
-    assert now.items() > served.items()
-    assert len([*config.pushed.iterdir()]) == 2
-    assert len([*config.pushed.glob(".*")]) == 0
+# --- two at a time ---
 
 
 def test_two_runs_do_not_share_a_home(killed: Killed, variables: dict[str, str]) -> None:
@@ -376,7 +356,7 @@ def test_a_full_disk_stops_training_and_the_same_command_goes_on_with_room(
     assert content(tmp_path / "now").items() > pushed.items()
 
 
-# The last, over all that the others left.
+# Over all that the others left.
 
 
 def test_a_good_run_after_all_of_it_repeats_nothing(
@@ -389,3 +369,26 @@ def test_a_good_run_after_all_of_it_repeats_nothing(
     assert again.worked <= _RESOLVERS
     assert content(config.pushed) == served
     assert executions(config, mlmd.Execution.COMPLETE) == done
+
+
+# The last, for it leaves another model.
+
+
+def test_a_kill_leaves_what_is_served_and_the_next_run_replaces_it(
+    killed: Killed, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """In training, in the middle of copying a version, and when that is whole but not recorded."""
+    config, asked = killed.config, of_seed(variables, 1, tmp_path)
+    served = content(config.pushed)
+    every_stage = LONG | {*SHORT.values()}
+    assert killed_at_work(asked, every_stage - {"Trainer"}) == "Trainer"
+    assert content(config.pushed) == served
+    assert killed_at_work(asked, every_stage, (*_DIES, COPYING)) == "Pusher"
+    visible = {name: data for name, data in content(config.pushed).items() if name[0] != "."}
+    assert visible == served
+    assert killed_at_work(asked, every_stage, (*_DIES, "Pusher")) == "Pusher"
+    assert killed_at_work(asked, every_stage) is None
+    now = content(config.pushed)
+    assert now.items() > served.items()
+    assert len([*config.pushed.iterdir()]) == 2
+    assert len([*config.pushed.glob(".*")]) == 0
