@@ -71,34 +71,20 @@ def run_epochs(
     held_out = divided(validation, strategy)
     # A metric's result is of all replicas already; Keras would add up one for each.
     model.distribute_reduction_method = "first"
-    learn, test = model.make_train_function(), model.make_test_function()
+    learn = _Pass(model.make_train_function(), hooks.on_train_batch_begin, hooks.on_train_batch_end)
+    test = _Pass(model.make_test_function(), hooks.on_test_batch_begin, hooks.on_test_batch_end)
     model.stop_training = False
     logs: Logs = {}
-    # How many batches there are is learnt by coming to their end, which TensorFlow then describes
-    # at length: once is enough.
-    length: int | None = None
-    test_length: int | None = None
     with strategy.scope():
         hooks.on_train_begin()
         for epoch in range(start.epoch, epochs):
             first = start.step if epoch == start.epoch else 0
             model.reset_metrics()
             hooks.on_epoch_begin(epoch)
-            logs, length = _steps(
-                learn,
-                iter(rest if first else whole),
-                first,
-                length,
-                hooks.on_train_batch_begin,
-                hooks.on_train_batch_end,
-            )
-            logs = logs or _now(model)
+            logs = learn.run(iter(rest if first else whole), first) or _now(model)
             model.reset_metrics()
             hooks.on_test_begin()
-            found, test_length = _steps(
-                test, iter(held_out), 0, test_length, hooks.on_test_batch_begin,
-                hooks.on_test_batch_end,
-            )  # fmt: skip
+            found = test.run(iter(held_out))
             hooks.on_test_end(found)
             logs |= {f"val_{name}": value for name, value in found.items()}
             hooks.on_epoch_end(epoch, logs)
@@ -107,30 +93,42 @@ def run_epochs(
         hooks.on_train_end(logs)
 
 
-def _steps(
-    step: Callable[[Iterator[Any]], Any],
-    batches: Iterator[Any],
-    first: int,
-    length: int | None,
-    begin: Callable[[int], None],
-    end: Callable[[int, Any], None],
-) -> tuple[Logs, int]:
-    """Steps from number `first` on, to `length` or until there are no more batches.
+class _Pass:
+    """A step for each batch, pass after pass over as many of them.
 
-    Returns:
-      What the last one says, nothing if there is none; and the length.
+    How many there are is learnt in the first pass, by coming to their end, which TensorFlow then
+    describes at length: once is enough.
+
+    Args:
+      step: Takes the iterator of the batches.
+      begin, end: What is called before and after a step.
     """
-    logs: Any = {}
-    number = first
-    while number != length:
-        begin(number)
-        try:
-            logs = step(batches)
-        except (StopIteration, tf.errors.OutOfRangeError):
-            break
-        end(number, logs)
-        number += 1
-    return {name: float(value) for name, value in logs.items()}, number
+
+    def __init__(
+        self,
+        step: Callable[[Iterator[Any]], Any],
+        begin: Callable[[int], None],
+        end: Callable[[int, Any], None],
+    ) -> None:
+        self._step = step
+        self._begin = begin
+        self._end = end
+        self._length: int | None = None
+
+    def run(self, batches: Iterator[Any], first: int = 0) -> Logs:
+        """Steps from number `first` on; what the last one says, nothing if there is none."""
+        logs: Any = {}
+        number = first
+        while number != self._length:
+            self._begin(number)
+            try:
+                logs = self._step(batches)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                self._length = number
+                break
+            self._end(number, logs)
+            number += 1
+        return {name: float(value) for name, value in logs.items()}
 
 
 def _now(model: tf.keras.Model) -> Logs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,12 +44,20 @@ SMALL = EncodingConfig(query_length=3, history_length=4, oov_buckets=2)
 NDCGS = [f"{label}_ndcg_10" for label in LABELS]
 
 
-@pytest.fixture
-def eagerly() -> Iterator[None]:
+@contextlib.contextmanager
+def without_graphs() -> Iterator[None]:
     """Keras without graphs: a few steps are over before a graph is built."""
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    with without_graphs():
+        yield
 
 
 @pytest.fixture
@@ -183,14 +192,11 @@ def twice(
     shutil.copytree(log_dir, without)
     shutil.rmtree(without / "test")
     found = []
-    tf.config.run_functions_eagerly(True)
-    try:
+    with without_graphs():
         for folder, used in ((log_dir, 1), (without, 2)):
             tf.keras.utils.set_random_seed(used)
             with EncodedLog(folder, config.encoding) as log:
                 found.append((fit_log(log, config, verbose=0), log.encoder))
-    finally:
-        tf.config.run_functions_eagerly(False)
     return found
 
 
@@ -353,11 +359,8 @@ def trained_as(train, encoder: Encoder, prm: ModelConfig, **settings) -> FittedR
 @pytest.fixture(scope="module")
 def plain(log_dir: Path, encoder: Encoder, tiny_model: ModelConfig) -> FittedReranker:
     """In float32, without graphs."""
-    tf.config.run_functions_eagerly(True)
-    try:
+    with without_graphs():
         return trained_as(dataset(log_dir, "train", encoder, batch_size=20), encoder, tiny_model)
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.usefixtures("few_metrics")

@@ -26,7 +26,7 @@ from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import Comparison, Estimate, Figure
 from tfx_pipeline.ingestion import LISTS
-from tfx_pipeline.lineage import day_number
+from tfx_pipeline.lineage import day_of
 from tfx_pipeline.summary import RunSummary
 
 CARD_FILE = "model_card.html"
@@ -157,10 +157,8 @@ def _window_table(window: Sequence[mlmd.Artifact], config: PipelineConfig) -> Ta
         known = examples.custom_properties
         names = [LISTS.format(split=one) for one in splits]
         lists = sum(known[name].int_value for name in names)
-        day = dt.date(1970, 1, 1) + dt.timedelta(day_number(examples)) if config.day else _NONE
-        rows.append(
-            (str(day), ", ".join(splits), f"{lists:,}" if lists else _NONE, str(examples.id))
-        )
+        day = day_of(examples).isoformat() if config.day else _NONE
+        rows.append((day, ", ".join(splits), f"{lists:,}" if lists else _NONE, str(examples.id)))
     return Table(
         "Trained on",
         "Of the days before the newest everything; of that its train split alone.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -10,6 +11,7 @@ from tfx.components.example_gen.utils import SPAN_PROPERTY_NAME
 
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
+from tfx_pipeline.origin import FIRST_DAY
 
 LAST_MODEL = "latest_blessed_model"
 """The resolver of the model that a run's is held to."""
@@ -69,13 +71,13 @@ def read_lineage(config: PipelineConfig) -> Lineage:
                 baseline = artifact  # of a resolver, which makes nothing
             elif (stage, artifact.type) == ("Transform", "Examples"):
                 window.append(artifact)
-    window.sort(key=day_number)
+    window.sort(key=day_of)
     return Lineage(run.name, outputs, frozenset(worked), tuple(window), baseline)
 
 
-def day_number(examples: mlmd.Artifact) -> int:
-    """As `tfx_pipeline.origin.span_of`."""
-    return examples.custom_properties[SPAN_PROPERTY_NAME].int_value
+def day_of(examples: mlmd.Artifact) -> dt.date:
+    """The day that examples are of; `FIRST_DAY` where a log is not divided into days."""
+    return FIRST_DAY + dt.timedelta(examples.custom_properties[SPAN_PROPERTY_NAME].int_value)
 
 
 def open_store(config: PipelineConfig) -> metadata_store.MetadataStore:

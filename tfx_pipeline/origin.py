@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from tfx import types
 from tfx.components.example_gen.utils import SPAN_PROPERTY_NAME
 
+FIRST_DAY = dt.date(1970, 1, 1)
+"""The day of span 0."""
 _EXAMPLES_ID = "examples_id"
 _SETTINGS = "settings"
 

@@ -25,6 +25,7 @@ from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
 from tfx_pipeline.lineage import LAST_MODEL
+from tfx_pipeline.origin import FIRST_DAY
 from tfx_pipeline.pushing import OncePusher
 from tfx_pipeline.resolvers import LastAccepted, LastBlessedModel, Window
 from tfx_pipeline.schema import schema_file
@@ -217,23 +218,11 @@ class _OwnRules:
             ),
             accepted=_ACCEPTED,
         ).with_id("window")
-        last_model = tfx.dsl.Resolver(
-            strategy_class=LastBlessedModel,
-            config={"settings": settings},
-            examples=examples,
-            **_MODELS,
-            infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
-        ).with_id(LAST_MODEL)
+        last_model = _last_blessed(examples, settings=settings).with_id(LAST_MODEL)
         self.nodes = [last_accepted, window, last_model]
         self.start = None
         if config.warm_start and config.day is not None:
-            start = tfx.dsl.Resolver(
-                strategy_class=LastBlessedModel,
-                config={},
-                examples=examples,
-                **_MODELS,
-                infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
-            ).with_id("model_to_start_from")
+            start = _last_blessed(examples).with_id("model_to_start_from")
             self.start = start.outputs["model"]
             self.nodes.append(start)
         self.accepted = last_accepted.outputs["accepted"]
@@ -241,6 +230,17 @@ class _OwnRules:
         self.window = channel.union([window.outputs["examples"], examples])
         self.model = last_model.outputs["model"]
         self.later = last_model.outputs["infra_blessing"]
+
+
+def _last_blessed(examples: tfx.types.BaseChannel, **config: str) -> tfx.dsl.Resolver:
+    """Of `LastBlessedModel`, with its arguments."""
+    return tfx.dsl.Resolver(
+        strategy_class=LastBlessedModel,
+        config=config,
+        examples=examples,
+        **_MODELS,
+        infra_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
+    )
 
 
 class _Plain:
@@ -258,7 +258,7 @@ class _Plain:
 
 def _only(day: dt.date) -> tfx.proto.RangeConfig:
     """The one day to read, as a number of days since 1970."""
-    span = (day - dt.date(1970, 1, 1)).days
+    span = (day - FIRST_DAY).days
     static = tfx.proto.StaticRange(start_span_number=span, end_span_number=span)
     return tfx.proto.RangeConfig(static_range=static)
 
