@@ -42,6 +42,7 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int = -1) -> tf.Ten
     >>> masked_softmax(logits, tf.concat([mask, mask & False], axis=0)).numpy().tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    # TensorFlow's optimiser does not see what shape `where` broadcasts to, and complains of it.
-    real = tf.ensure_shape(tf.where(mask, logits, logits.dtype.min), logits.shape)
-    return tf.where(mask, tf.nn.softmax(real, axis=axis), 0.0)
+    # Sums and products, for `where` is slow where shapes differ. Half of the lowest: with a logit
+    # below 0 the lowest would be no number any more.
+    least = tf.where(mask, tf.zeros([], logits.dtype), logits.dtype.min / 2)
+    return tf.nn.softmax(logits + least, axis=axis) * tf.cast(mask, logits.dtype)

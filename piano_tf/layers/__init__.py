@@ -4,6 +4,7 @@ from piano_tf.layers.calibration import Calibration
 from piano_tf.layers.candidate_context import CandidateContext
 from piano_tf.layers.co_attention import CoAttention
 from piano_tf.layers.compositional_embedding import CompositionalEmbedding
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.entire_space import EntireSpaceHead, entire_space_logit
 from piano_tf.layers.feed_forward import FeedForward
 from piano_tf.layers.history_attention import HistoryAttention
@@ -17,6 +18,7 @@ from piano_tf.layers.mixture_of_experts import MixtureOfExperts
 from piano_tf.layers.pretrained_vectors import PretrainedVectors
 from piano_tf.layers.qdir import QueryDrivenInterestRefiner
 from piano_tf.layers.query_encoder import QueryEncoder
+from piano_tf.layers.self_attention import SelfAttention
 from piano_tf.layers.self_attention_block import SelfAttentionBlock
 from piano_tf.layers.target_attention import TargetAttention
 from piano_tf.layers.user_encoder import UserEncoder
@@ -26,6 +28,7 @@ __all__ = [
     "CandidateContext",
     "CoAttention",
     "CompositionalEmbedding",
+    "Dense",
     "EntireSpaceHead",
     "FeedForward",
     "HistoryAttention",
@@ -40,6 +43,7 @@ __all__ = [
     "PretrainedVectors",
     "QueryDrivenInterestRefiner",
     "QueryEncoder",
+    "SelfAttention",
     "SelfAttentionBlock",
     "TargetAttention",
     "UserEncoder",

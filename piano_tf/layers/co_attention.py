@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.masks import masked_softmax
 
 
@@ -40,8 +41,8 @@ class CoAttention(tf.keras.layers.Layer):
             raise ValueError(f"units {units} is not a multiple of parts {parts}")
         self.units = units
         self.parts = parts
-        self.item_affinity = tf.keras.layers.Dense(units, use_bias=False, name="item_affinity")
-        self.decay = tf.keras.layers.Dense(1, "softplus", name="decay")
+        self.item_affinity = Dense(units, use_bias=False, name="item_affinity")
+        self.decay = Dense(1, "softplus", name="decay")
 
     def build(self, input_shape) -> None:
         self.feature_affinity = self.add_weight(

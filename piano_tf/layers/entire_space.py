@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
+
 
 def entire_space_logit(click: tf.Tensor, conversion_given_click: tf.Tensor) -> tf.Tensor:
     """Logit of P(click and conversion) = P(click) P(conversion | click) (ESMM, arXiv 1804.07931).
@@ -40,15 +42,10 @@ class EntireSpaceHead(tf.keras.layers.Layer):
     def __init__(self, units: int, **kwargs) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.units = units
-        layers = tf.keras.layers
-        self.click_hidden = layers.Dense(units, "relu", name="click_hidden", dtype="float32")
-        self.click = layers.Dense(1, name="click", dtype="float32")
-        self.conversion_hidden = layers.Dense(
-            units, "relu", name="conversion_hidden", dtype="float32"
-        )
-        self.conversion_given_click = layers.Dense(
-            1, name="conversion_given_click", dtype="float32"
-        )
+        self.click_hidden = Dense(units, "relu", name="click_hidden", dtype="float32")
+        self.click = Dense(1, name="click", dtype="float32")
+        self.conversion_hidden = Dense(units, "relu", name="conversion_hidden", dtype="float32")
+        self.conversion_given_click = Dense(1, name="conversion_given_click", dtype="float32")
 
     def call(
         self, vectors: tf.Tensor, for_conversion: tf.Tensor | None = None

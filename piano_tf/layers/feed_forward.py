@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class FeedForward(tf.keras.layers.Layer):
@@ -21,8 +23,7 @@ class FeedForward(tf.keras.layers.Layer):
         self.widths = list(widths)
         self.rate = dropout
         self.stack = [
-            tf.keras.layers.Dense(width, "relu", name=f"dense_{number}")
-            for number, width in enumerate(self.widths)
+            Dense(width, "relu", name=f"dense_{number}") for number, width in enumerate(self.widths)
         ]
         self.dropout = tf.keras.layers.Dropout(dropout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.masks import masked_softmax
 
 _SHARPNESS = 10.0  # of attention at the start
@@ -40,14 +41,12 @@ class HistoryAttention(tf.keras.layers.Layer):
         self.heads = heads
         self.null_slot = null_slot
         aligned = {"use_bias": False, "kernel_initializer": "identity"}
-        self.query_projection = tf.keras.layers.Dense(units, **aligned, name="query")
-        self.key_projection = tf.keras.layers.Dense(units, **aligned, name="key")
-        self.value_projection = tf.keras.layers.Dense(units, use_bias=False, name="value")
-        self.output_projection = tf.keras.layers.Dense(units, use_bias=False, name="output")
+        self.query_projection = Dense(units, **aligned, name="query")
+        self.key_projection = Dense(units, **aligned, name="key")
+        self.value_projection = Dense(units, use_bias=False, name="value")
+        self.output_projection = Dense(units, use_bias=False, name="output")
         # w: has no weights before it is told for the first time what is the same.
-        self.match = tf.keras.layers.Dense(
-            heads, use_bias=False, kernel_initializer="zeros", name="match"
-        )
+        self.match = Dense(heads, use_bias=False, kernel_initializer="zeros", name="match")
 
     def build(self, input_shape) -> None:
         self.sharpness = self.add_weight(
@@ -87,23 +86,24 @@ class HistoryAttention(tf.keras.layers.Layer):
             for vectors in (self.query_projection(questions), keys)
         )
         sharpness = tf.cast(self.sharpness, asking.dtype)[:, tf.newaxis, tf.newaxis]
-        logits = tf.einsum("bshd,bthd->bhst", asking, asked) * sharpness
+        logits = tf.matmul(asking * sharpness, asked, transpose_b=True)
         if same is not None:
             if self.null_slot:
                 same = tf.pad(same, [[0, 0], [0, 0], [1, 0]])
             match = self.match(tf.cast(same, logits.dtype)[..., tf.newaxis])
             logits += tf.transpose(match, [0, 3, 1, 2])
         attention = masked_softmax(logits, mask[:, tf.newaxis, tf.newaxis])
-        found = tf.einsum("bhst,bthd->bshd", attention, self._split(values))
+        found = tf.transpose(tf.matmul(attention, self._split(values)), [0, 2, 1, 3])
         found = self.output_projection(tf.reshape(found, tf.shape(questions)))
         if not self.null_slot:
             attention = tf.pad(attention, [[0, 0], [0, 0], [0, 0], [1, 0]])
         return found, attention
 
     def _split(self, vectors: tf.Tensor) -> tf.Tensor:
-        """[..., D] to [..., heads, D / heads]."""
-        shape = tf.concat([tf.shape(vectors)[:-1], [self.heads, self.units // self.heads]], axis=0)
-        return tf.reshape(vectors, shape)
+        """[B, S, D] to [B, heads, S, D / heads]."""
+        shape = tf.shape(vectors)
+        parts = tf.reshape(vectors, [shape[0], shape[1], self.heads, self.units // self.heads])
+        return tf.transpose(parts, [0, 2, 1, 3])
 
     def get_config(self) -> dict:
         return {

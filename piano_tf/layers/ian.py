@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.entire_space import EntireSpaceHead
 
 
@@ -36,10 +37,10 @@ class InformationAggregationNode(tf.keras.layers.Layer):
         self.personal = personal
         self.token = self.add_weight("token", [units], initializer="glorot_uniform")
         if personal:
-            self.from_interest = tf.keras.layers.Dense(units, use_bias=False, name="from_interest")
+            self.from_interest = Dense(units, use_bias=False, name="from_interest")
         if conditioning == "film":
-            self.scale = tf.keras.layers.Dense(units, "tanh", use_bias=False, name="scale")
-            self.shift = tf.keras.layers.Dense(units, use_bias=False, name="shift")
+            self.scale = Dense(units, "tanh", use_bias=False, name="scale")
+            self.shift = Dense(units, use_bias=False, name="shift")
         self.head = EntireSpaceHead(units, name="head")
 
     def start(self, interest: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.pretrained_vectors import Pretrained
 from piano_tf.masks import masked_softmax
 
@@ -45,9 +46,9 @@ class InterestMatch(tf.keras.layers.Layer):
         self.heads = heads
         self.keys = keys
         self.null_slot = null_slot
-        self.hidden = tf.keras.layers.Dense(4 * heads, "relu", name="hidden")
-        self.logits = tf.keras.layers.Dense(heads, name="logits")
-        self.projection = tf.keras.layers.Dense(units, "relu", name="projection")
+        self.hidden = Dense(4 * heads, "relu", name="hidden")
+        self.logits = Dense(heads, name="logits")
+        self.projection = Dense(units, "relu", name="projection")
 
     def build(self, input_shape) -> None:
         sharpness = [_SHARPNESS[head % len(_SHARPNESS)] for head in range(self.heads)]
@@ -83,7 +84,7 @@ class InterestMatch(tf.keras.layers.Layer):
             tf.cast(vectors, dtype) for vectors in pretrained
         )
         keys = past_query if self.keys == "query" else past_intent
-        near = tf.einsum("bp,bhp->bh", query, keys)[..., tf.newaxis]
+        near = tf.linalg.matvec(keys, query)[..., tf.newaxis]
         known = [near]
         if same_query is not None:
             known.append(tf.cast(same_query, dtype)[..., tf.newaxis])
@@ -91,12 +92,12 @@ class InterestMatch(tf.keras.layers.Layer):
             known.append(circumstances)
         attention = self._attention(near, tf.concat(known, axis=-1), past_mask)
         interest = [
-            (now, tf.einsum("bth,btp->bhp", attention, past))
+            (now, tf.matmul(attention, past, transpose_a=True))
             for now, past in ((taste, past_taste), (intent, past_intent))
         ]
-        found = [tf.einsum("bnp,bhp->bnh", now, refined) for now, refined in interest]
+        found = [tf.matmul(now, refined, transpose_b=True) for now, refined in interest]
         if same_item is not None:
-            repeats = tf.einsum("bth,bnt->bnh", attention, tf.cast(same_item, dtype))
+            repeats = tf.matmul(tf.cast(same_item, dtype), attention)
             for number, (now, _) in enumerate(interest):
                 found[number] -= repeats * tf.reduce_sum(tf.square(now), axis=-1, keepdims=True)
             found.append(repeats)

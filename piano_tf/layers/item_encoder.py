@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from piano_tf.features import Axis, InputSpec
 from piano_tf.layers.columns import embedding_tables, vectors_of
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.pretrained_vectors import Pretrained
 
 
@@ -39,9 +40,9 @@ class ItemEncoder(tf.keras.layers.Layer):
         self._history = [c for c in columns if c.axis is Axis.HISTORY and c.table in known]
         self._floats = [c.name for c in self._candidate if c.type == "float"]
         self.tables = embedding_tables(self.inputs, self._candidate, units)
-        self.match_projection = tf.keras.layers.Dense(units, "relu", name="match_projection")
-        self.candidate_projection = tf.keras.layers.Dense(units, name="candidate_projection")
-        self.history_projection = tf.keras.layers.Dense(units, name="history_projection")
+        self.match_projection = Dense(units, "relu", name="match_projection")
+        self.candidate_projection = Dense(units, name="candidate_projection")
+        self.history_projection = Dense(units, name="history_projection")
 
     def call(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.self_attention_block import SelfAttentionBlock
 
 
@@ -39,7 +40,7 @@ class ListEncoder(tf.keras.layers.Layer):
         self.blocks = blocks
         self.dropout = dropout
         self.max_rank = max_rank
-        self.projection = tf.keras.layers.Dense(units, name="projection")
+        self.projection = Dense(units, name="projection")
         self.position = tf.keras.layers.Embedding(max_rank, units, name="position")
         self.stack = [
             SelfAttentionBlock(units, heads, dropout, name=f"block_{number}")

@@ -83,7 +83,7 @@ class MatchFeatures(tf.keras.layers.Layer):
         if self.queries:
             of_list += [_log_count(query), _largest(recency, query)]
         if pretrained is not None:
-            near = tf.einsum("bp,bhp->bh", pretrained.query, pretrained.past_query)
+            near = tf.linalg.matvec(pretrained.past_query, pretrained.query)
             if self.queries:
                 of_list += [_mean(near, real), _largest(near, real)]
             weight = tf.where(real, tf.exp(_SHARPNESS * near), 0.0)
@@ -93,7 +93,7 @@ class MatchFeatures(tf.keras.layers.Layer):
                 (pretrained.taste, pretrained.past_taste),
                 (pretrained.intent, pretrained.past_intent),
             ):
-                cosine = tf.where(other, tf.einsum("bnp,bhp->bnh", now, past), 0.0)
+                cosine = tf.matmul(now, past, transpose_b=True) * tf.cast(other, tf.float32)
                 # Zeros stand for a history that is shorter than the top.
                 top = tf.math.top_k(tf.pad(cosine, [[0, 0], [0, 0], [0, _TOP]]), _TOP).values
                 found += [
@@ -103,10 +103,10 @@ class MatchFeatures(tf.keras.layers.Layer):
                 ]
                 if self.queries:
                     found += [
-                        tf.einsum("bnh,bh->bn", cosine, weight),
+                        tf.linalg.matvec(cosine, weight),
                         _largest(cosine, other & query[:, tf.newaxis]),
                     ]
-            found.append(tf.einsum("bnp,bp->bn", pretrained.intent, pretrained.query))
+            found.append(tf.linalg.matvec(pretrained.intent, pretrained.query))
         shape = tf.shape(batch["item_id"])
         found += [tf.broadcast_to(values[:, tf.newaxis], shape) for values in of_list]
         return tf.stack(found, axis=-1)
@@ -125,10 +125,12 @@ def _log_count(where: tf.Tensor) -> tf.Tensor:
 
 def _largest(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
     """Over the last axis, at least 0."""
-    chosen = tf.where(where, values, 0.0)
+    chosen = values * tf.cast(where, tf.float32)
     return tf.maximum(tf.reduce_max(chosen, axis=-1), 0.0)  # of an empty axis the largest is -inf
 
 
 def _mean(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
-    total = tf.reduce_sum(tf.where(where, values, 0.0), axis=-1)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(where, tf.float32), axis=-1))
+    where = tf.cast(where, tf.float32)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values * where, axis=-1), tf.reduce_sum(where, axis=-1)
+    )

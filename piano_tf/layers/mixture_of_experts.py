@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class MixtureOfExperts(tf.keras.layers.Layer):
@@ -45,19 +47,15 @@ class MixtureOfExperts(tf.keras.layers.Layer):
         self.shared_experts = self._experts("shared", shared)
         self.task_experts = [self._experts(f"task_{k}", specific) for k in range(tasks)]
         self.task_gates = [
-            tf.keras.layers.Dense(specific + shared, "softmax", name=f"task_{k}_gate")
-            for k in range(tasks)
+            Dense(specific + shared, "softmax", name=f"task_{k}_gate") for k in range(tasks)
         ]
         if shared_output:
-            self.shared_gate = tf.keras.layers.Dense(
-                tasks * specific + shared, "softmax", name="shared_gate"
-            )
+            self.shared_gate = Dense(tasks * specific + shared, "softmax", name="shared_gate")
 
     def _experts(self, name: str, count: int) -> list[tf.keras.layers.Layer]:
         # A Dense each, with an initialiser of its own: experts that start equal stay equal.
         return [
-            tf.keras.layers.Dense(self.units, "relu", name=f"{name}_expert_{number}")
-            for number in range(count)
+            Dense(self.units, "relu", name=f"{name}_expert_{number}") for number in range(count)
         ]
 
     def call(

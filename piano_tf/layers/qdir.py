@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
 from piano_tf.layers.history_attention import HistoryAttention
 
 _ACTIONS = 3  # padding, click, conversion
@@ -57,7 +58,7 @@ class QueryDrivenInterestRefiner(tf.keras.layers.Layer):
             )
         self.attention = HistoryAttention(units, heads, null_slot, name="attention")
         if gate:
-            self.gate_projection = tf.keras.layers.Dense(units, "sigmoid", name="gate")
+            self.gate_projection = Dense(units, "sigmoid", name="gate")
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
 
     def call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from piano_tf.layers.compositional_embedding import CompositionalEmbedding
+from piano_tf.layers.dense import Dense
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -40,7 +41,7 @@ class QueryEncoder(tf.keras.layers.Layer):
         elif ids:
             start = tf.keras.initializers.RandomNormal(stddev=1.0)
             self.embedding = tf.keras.layers.Embedding(rows, units, start, name="token")
-        self.projection = tf.keras.layers.Dense(units, use_bias=False, name="projection")
+        self.projection = Dense(units, use_bias=False, name="projection")
 
     def call(self, tokens: tf.Tensor, pretrained: tf.Tensor | None = None) -> tf.Tensor:
         """Encodes queries.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
+from piano_tf.layers.self_attention import SelfAttention
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class SelfAttentionBlock(tf.keras.layers.Layer):
@@ -23,21 +26,18 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         self, units: int, heads: int, dropout: float = 0.0, pre_norm: bool = True, **kwargs
     ) -> None:
         super().__init__(**kwargs)
-        if units % heads:
-            raise ValueError(f"units {units} is not a multiple of heads {heads}")
         self.units = units
         self.heads = heads
         self.rate = dropout
         self.pre_norm = pre_norm
-        layers = tf.keras.layers
-        self.attention = layers.MultiHeadAttention(
-            heads, units // heads, dropout=dropout, name="attention"
+        self.attention = SelfAttention(units, heads, dropout, name="attention")
+        self.hidden = Dense(4 * units, activation="relu", name="hidden")
+        self.output_projection = Dense(units, name="output")
+        self.attention_norm = tf.keras.layers.LayerNormalization(
+            epsilon=1e-6, name="attention_norm"
         )
-        self.hidden = layers.Dense(4 * units, activation="relu", name="hidden")
-        self.output_projection = layers.Dense(units, name="output")
-        self.attention_norm = layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
-        self.network_norm = layers.LayerNormalization(epsilon=1e-6, name="network_norm")
-        self.dropout = layers.Dropout(dropout)
+        self.network_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="network_norm")
+        self.dropout = tf.keras.layers.Dropout(dropout)
 
     def call(self, vectors: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Lets the entries of each list see one another.
@@ -50,9 +50,8 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         Returns:
           [B, S, D]; what stands at padding means nothing.
         """
-        seen = mask[:, tf.newaxis, :]
         x = self.attention_norm(vectors) if self.pre_norm else vectors
-        x = self.attention(x, x, attention_mask=seen, training=training)
+        x = self.attention(x, mask, training=training)
         x = vectors + self.dropout(x, training=training)
         if not self.pre_norm:
             x = self.attention_norm(x)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from piano_tf.layers.dense import Dense
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class TargetAttention(tf.keras.layers.Layer):
@@ -21,11 +23,10 @@ class TargetAttention(tf.keras.layers.Layer):
     def __init__(self, units: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.units = units
-        layers = tf.keras.layers
-        self.from_target = layers.Dense(units, name="from_target")
-        self.from_past = layers.Dense(units, use_bias=False, name="from_past")
-        self.from_product = layers.Dense(units, use_bias=False, name="from_product")
-        self.activation_weight = layers.Dense(1, name="activation_weight")
+        self.from_target = Dense(units, name="from_target")
+        self.from_past = Dense(units, use_bias=False, name="from_past")
+        self.from_product = Dense(units, use_bias=False, name="from_product")
+        self.activation_weight = Dense(1, name="activation_weight")
 
     def call(
         self, targets: tf.Tensor, past: tf.Tensor, mask: tf.Tensor

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from piano_tf.features import Axis, InputSpec
 from piano_tf.layers.columns import embedding_tables, vectors_of
+from piano_tf.layers.dense import Dense
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -34,7 +35,7 @@ class UserEncoder(tf.keras.layers.Layer):
             if column.axis is Axis.LIST and column.table not in left_out
         ]
         self.tables = embedding_tables(self.inputs, self._columns, units)
-        self.projection = tf.keras.layers.Dense(units, name="projection")
+        self.projection = Dense(units, name="projection")
 
     def call(
         self, batch: Mapping[str, tf.Tensor], history: tf.Tensor, history_mask: tf.Tensor

@@ -33,8 +33,7 @@ class DLCM(Reranker):
         self.encoder = layers.ListInputEncoder(self.inputs_spec, c)
         self.context = layers.CandidateContext(c.width, name="context")
         self.abstraction = [
-            tf.keras.layers.Dense(c.width, "elu", name=f"abstraction_{number}")
-            for number in range(2)
+            layers.Dense(c.width, "elu", name=f"abstraction_{number}") for number in range(2)
         ]
         self.dropout = tf.keras.layers.Dropout(c.dropout)
         self.gru = tf.keras.layers.GRU(
@@ -79,11 +78,11 @@ class _LocalRanking(tf.keras.layers.Layer):
     def __init__(self, units: int, **kwargs) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.units = units
-        self.score = tf.keras.layers.Dense(1, name="score", dtype="float32")
+        self.score = layers.Dense(1, name="score", dtype="float32")
 
     def build(self, input_shape) -> None:
         width = input_shape[-1]
-        self.projection = tf.keras.layers.Dense(
+        self.projection = layers.Dense(
             self.units * width, "tanh", name="projection", dtype="float32"
         )
         super().build(input_shape)

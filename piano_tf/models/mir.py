@@ -29,7 +29,7 @@ class MIR(Reranker):
         c = self.config
         self.encoder = layers.ListInputEncoder(self.inputs_spec, c)
         self.context = layers.CandidateContext(c.width, name="context")
-        self.projection = tf.keras.layers.Dense(c.width, name="projection")
+        self.projection = layers.Dense(c.width, name="projection")
         self.block = layers.SelfAttentionBlock(c.width, c.heads, c.dropout, name="block")
         self.past = tf.keras.layers.Bidirectional(
             tf.keras.layers.LSTM(c.width, return_sequences=True), merge_mode="sum", name="past"

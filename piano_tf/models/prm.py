@@ -28,7 +28,7 @@ class PRM(Reranker):
         super().__init__(inputs, config, **kwargs)
         c = self.config
         self.encoder = layers.ListInputEncoder(self.inputs_spec, c)
-        self.projection = tf.keras.layers.Dense(c.width, name="projection")
+        self.projection = layers.Dense(c.width, name="projection")
         self.position = tf.keras.layers.Embedding(c.max_rank, c.width, name="position")
         self.blocks = [
             layers.SelfAttentionBlock(

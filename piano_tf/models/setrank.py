@@ -28,7 +28,7 @@ class SetRank(Reranker):
         c = self.config
         self.encoder = layers.ListInputEncoder(self.inputs_spec, c)
         self.context = layers.CandidateContext(c.width, name="context")
-        self.projection = tf.keras.layers.Dense(c.width, name="projection")
+        self.projection = layers.Dense(c.width, name="projection")
         self.blocks = [
             layers.SelfAttentionBlock(
                 c.width, c.heads, c.dropout, pre_norm=False, name=f"block_{number}"

@@ -28,7 +28,6 @@ normal = normal_of(2)
 P, FOLDS = 4, 2
 ON_OFF = [True, False]
 # A bias on attention keys adds the same to all logits of a query, which softmax does not see.
-KEY_BIAS = ("key/bias",)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +77,7 @@ def test_list_encoder(found: bool, node: bool) -> None:
         layers.ListEncoder,
         {"units": D, "heads": HEADS, "blocks": 2, "dropout": 0.1, "max_rank": N},
         {name: None if name in without else values for name, values in LIST_INPUTS.items()},
-        weights=2 + 1 + 2 * 16 + 2,  # projection, positions, blocks, norm
-        without_gradient=KEY_BIAS,
+        weights=2 + 1 + 2 * 12 + 2,  # projection, positions, blocks, norm
     )
 
 
@@ -89,8 +87,7 @@ def test_self_attention_block(pre_norm: bool) -> None:
         layers.SelfAttentionBlock,
         {"units": D, "heads": HEADS, "dropout": 0.2, "pre_norm": pre_norm},
         {"vectors": normal(B, N, D), "mask": ITEMS},
-        weights=8 + 4 + 4,  # attention, network, norms
-        without_gradient=KEY_BIAS,
+        weights=4 + 4 + 4,  # attention, network, norms
     )
 
 
@@ -198,6 +195,7 @@ def test_list_input_encoder(inputs: dict, batch, known: bool) -> None:
     [
         lambda: layers.QueryDrivenInterestRefiner(8, 3),
         lambda: layers.HistoryAttention(8, 3),
+        lambda: layers.SelfAttention(8, 3),
         lambda: layers.SelfAttentionBlock(8, 3),
         lambda: layers.ListEncoder(8, 3, blocks=1),
     ],
