@@ -580,6 +580,20 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     type=_FILE,
     help="TensorFlow Serving's; implies --batching.",
 )
+@click.option(
+    "--intra-op-threads",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="That share one operation's work; 0 takes one per processor.",
+)
+@click.option(
+    "--inter-op-threads",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="That run operations side by side; 0 takes one per processor.",
+)
 @click.option("--ssl-config-file", type=_FILE, help="TensorFlow Serving's: encrypts gRPC.")
 @_limit_options
 @click.option(
@@ -597,6 +611,8 @@ def serve(
     poll_seconds: float,
     batching: bool,
     batching_parameters_file: Path | None,
+    intra_op_threads: int,
+    inter_op_threads: int,
     ssl_config_file: Path | None,
     linger_seconds: float,
     **limits: int | None,
@@ -608,6 +624,7 @@ def serve(
         ModelServer,
         ServerOptions,
         ServingError,
+        Threads,
         credentials,
     )
 
@@ -621,6 +638,7 @@ def serve(
             batching=BatchingOptions.read(batching_parameters_file)
             if batching_parameters_file
             else (BatchingOptions() if batching else None),
+            threads=Threads(intra_op_threads, inter_op_threads),
             rest_port=rest_port,
             tls=credentials(ssl_config_file) if ssl_config_file else None,
             linger_s=linger_seconds,

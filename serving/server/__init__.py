@@ -10,6 +10,7 @@ from serving.server.batching import BatchingOptions
 from serving.server.errors import ServingError
 from serving.server.limits import Limits
 from serving.server.model_server import ModelServer, ServerOptions
+from serving.server.threads import Threads
 from serving.server.tls import credentials
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "ModelServer",
     "ServerOptions",
     "ServingError",
+    "Threads",
     "credentials",
 ]

@@ -25,6 +25,7 @@ from serving.server.metrics import Metrics
 from serving.server.rest import RestServer
 from serving.server.running import OneByOne, Runner
 from serving.server.servable import Servable
+from serving.server.threads import Threads
 from serving.server.versions import Versions, VersionState
 
 # For what is answered at once: health, status, and the refusal of one request too many.
@@ -43,6 +44,7 @@ class ServerOptions:
       poll_s: Seconds between two looks at the folder of versions; 0 looks once.
       limits: Of what may be asked for.
       batching: How requests of several clients share a run; None runs each by itself.
+      threads: TensorFlow's, which are those of the whole process; None leaves them as they are.
       rest_port: Of the REST API and the metrics; 0 takes any free one, None has neither.
       tls: Of the gRPC port; None for a port that is not encrypted.
       linger_s: Seconds for which a server that is told to stop still answers while probes are told
@@ -54,6 +56,7 @@ class ServerOptions:
     poll_s: float = 1.0
     limits: Limits = dataclasses.field(default_factory=Limits)
     batching: BatchingOptions | None = None
+    threads: Threads | None = None
     rest_port: int | None = None
     tls: grpc.ServerCredentials | None = None
     linger_s: float = 0.0
@@ -75,7 +78,8 @@ class ModelServer:
       options: How it serves.
 
     Raises:
-      ServingError: There is no version that can be loaded, or no such port.
+      ServingError: There is no version that can be loaded, no such port, or no way to have such
+        threads.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class ModelServer:
         for one in (port, options.rest_port or 0):
             if not 0 <= one <= 65535:
                 raise ServingError(f"port {one} does not exist: a port is a number from 0 to 65535")
+        if options.threads is not None:
+            options.threads.start()
         self._host = host
         self._port = port
         self._options = options

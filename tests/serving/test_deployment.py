@@ -26,6 +26,8 @@ from google.protobuf import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from piano_tf import cli
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 # Of tensorflow_model_server, by main.cc.
@@ -37,6 +39,8 @@ FLAGS = {
     "monitoring_config_file",
     "port",
     "rest_api_port",
+    "tensorflow_inter_op_parallelism",
+    "tensorflow_intra_op_parallelism",
 }
 INT64, TEXT, BOOL = ".google.protobuf.Int64Value", ".google.protobuf.StringValue", "bool"
 DECLARED = {
@@ -162,6 +166,14 @@ def test_flags_are_the_servers_and_name_files_that_are_there(where: str) -> None
         if name.endswith("_file"):
             assert (DEPLOY / Path(value).name).is_file()
             assert Path(value).parent == Path("/config")
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_threads_are_those_of_the_local_server(where: str) -> None:
+    given = flags(compose()["command"] if where == "compose" else container()["args"])
+    defaults = {parameter.name: parameter.default for parameter in cli.serve.params}
+    for kind in ("intra_op", "inter_op"):
+        assert int(given[f"tensorflow_{kind}_parallelism"]) == defaults[f"{kind}_threads"]
 
 
 def test_compose_mounts_what_is_there_and_opens_this_machine_alone() -> None:
