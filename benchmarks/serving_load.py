@@ -366,7 +366,7 @@ def table(levels: Sequence[Level], steps: Level, args: argparse.Namespace) -> st
 
 def newest(versions: Path) -> Path:
     """The folder of the version that is served."""
-    numbered = [child for child in versions.iterdir() if child.name.isdecimal()]
+    numbered = [child for child in versions.iterdir() if child.name.isdecimal() and child.is_dir()]
     return max(numbered, key=lambda child: int(child.name))
 
 
