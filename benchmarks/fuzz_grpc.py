@@ -1,28 +1,13 @@
-"""Malformed requests by the ten thousand: `python -m benchmarks.fuzz_server --requests 100000`.
-
-Starts `piano serve` on a pushed model and sends it good requests, good ones that were damaged, and
-noise, from several threads. The server must answer each in time with a status that names the fault,
-answer the good ones as it did at first, keep its memory, and stop when told to.
-"""
+"""What fuzz_server.py sends over gRPC: good requests, good ones that were damaged, and noise."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import random
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -48,30 +33,19 @@ PATIENCE_S = 60.0
 _TOLERANCE = 1e-4
 
 
-@dataclasses.dataclass
-class Outcome:
-    """What came of the requests.
-
-    Attributes:
-      statuses: How many answers there were of each status.
-      faults: What should not have been.
-    """
-
-    statuses: Counter[str] = dataclasses.field(default_factory=Counter)
-    faults: list[str] = dataclasses.field(default_factory=list)
-
-
-class Fuzzer:
+class GrpcFuzzer:
     """Makes requests of a model about lists and judges the answers; of one thread.
 
     Args:
-      channel: To the server.
+      address: Of the server.
       seed: What is made depends on it alone.
     """
 
-    def __init__(self, channel: grpc.Channel, seed: int) -> None:
+    def __init__(self, address: str, seed: int) -> None:
         self._random = random.Random(seed)
-        self._calls = {name: channel.unary_unary(name) for name in {*_METHODS}}
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._calls = {name: self._channel.unary_unary(name) for name in {*_METHODS}}
         request = GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = "piano"
         answer = self._calls[_METADATA](request.SerializeToString(), timeout=PATIENCE_S)
@@ -80,8 +54,8 @@ class Fuzzer:
         self._good = good_request(signatures.signature_def["serving_default"], seed)
         self._answer = self._outputs(self._ask(_PREDICT, self._good.SerializeToString()))
 
-    def once(self, outcome: Outcome) -> None:
-        """Sends one request and notes what came of it."""
+    def once(self) -> tuple[str, str | None]:
+        """Sends one request; returns the status of its answer, and what should not have been."""
         kind = self._random.random()
         if kind < 0.1:
             method, received = _PREDICT, self._good.SerializeToString()
@@ -96,15 +70,17 @@ class Fuzzer:
         try:
             answer = self._ask(method, received)
         except grpc.RpcError as error:
-            outcome.statuses[error.code().name] += 1
+            status = error.code().name
             if kind < 0.1 or error.code() not in EXPECTED or not error.details():
-                outcome.faults.append(
-                    f"{error.code().name}: {error.details()!r} to {received!r:.500}"
-                )
-            return
-        outcome.statuses["OK"] += 1
+                return status, f"{status}: {error.details()!r} to {received!r:.500}"
+            return status, None
         if kind < 0.1 and not self._is_first_answer(answer):
-            outcome.faults.append("a good request was answered otherwise than at first")
+            return "OK", "a good request was answered otherwise than at first"
+        return "OK", None
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._channel.close()
 
     def _ask(self, method: str, request: bytes) -> bytes:
         return self._calls[method](request, timeout=PATIENCE_S)
@@ -260,86 +236,3 @@ _DAMAGES: tuple[Callable[[random.Random, PredictRequest], None], ...] = (
     _fewer_values,
     _spec,
 )
-
-
-def fuzz(address: str, requests: int, threads: int, seed: int) -> Outcome:
-    """Sends requests from several threads at once.
-
-    Args:
-      address: Of the server.
-      requests: How many.
-      threads: At a time.
-      seed: Of what is sent.
-    """
-    outcomes = [Outcome() for _ in range(threads)]
-
-    def work(number: int) -> None:
-        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
-        try:
-            with grpc.insecure_channel(address, options) as channel:
-                fuzzer = Fuzzer(channel, 1000 * seed + number)
-                for _ in range(number, requests, threads):
-                    fuzzer.once(outcomes[number])
-        except Exception as error:
-            outcomes[number].faults.append(f"{type(error).__name__}: {error}")
-
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    total = Outcome()
-    for outcome in outcomes:
-        total.statuses += outcome.statuses
-        total.faults += outcome.faults
-    return total
-
-
-def main() -> int:
-    """Runs the fuzzer against a server of its own; returns how many things went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model-dir", type=Path, required=True, help="Folder of pushed versions.")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("serve", nargs="*", help="Options of `piano serve`, after --.")
-    options = parser.parse_args()
-    command = "from piano_tf.cli import main; main()"
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-c", command, "serve", "--port", "0"),
-            *("--model-dir", str(options.model_dir), *options.serve),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    address = server.stdout.readline().split()[-1]
-    process = psutil.Process(server.pid)
-    rounds = 10
-    total = Outcome()
-    began = time.perf_counter()
-    for number in range(rounds):
-        share = options.requests // rounds
-        outcome = fuzz(address, share, options.threads, rounds * options.seed + number)
-        total.statuses += outcome.statuses
-        total.faults += outcome.faults
-        megabytes = process.memory_info().rss / 2**20
-        print(
-            f"{(number + 1) * share:>7} requests, {time.perf_counter() - began:6.0f} s, "
-            f"{megabytes:6.0f} MiB, {process.num_threads()} threads, {len(total.faults)} faults",
-            flush=True,
-        )
-    server.send_signal(signal.SIGTERM)
-    code = server.wait(timeout=PATIENCE_S)
-    if code:
-        total.faults.append(f"the server ended with {code}")
-    for status, count in total.statuses.most_common():
-        print(f"{status}: {count}")
-    for fault in total.faults[:20]:
-        print(f"fault: {fault}")
-    return len(total.faults)
-
-
-if __name__ == "__main__":
-    sys.exit(min(main(), 1))

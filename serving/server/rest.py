@@ -11,7 +11,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -321,24 +320,36 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.busy(1)
         try:
             try:
-                code, content = 200, answer()
+                content = json.dumps(answer()).encode()
             except OSError:
                 # The caller is gone, or too slow: nobody is left to be told.
                 self.close_connection = True
-                return
             except Exception as error:
                 status, message = self.api.failed(error)
-                code, content = _CODES.get(status.name, 500), {"error": message}
-            self._send(code, json.dumps(content).encode(), "application/json")
+                self._error(_CODES.get(status.name, 500), message)
+            else:
+                self._send(200, content, "application/json")
         finally:
             self.server.busy(-1)
 
     def _malformed(self, path: str) -> None:
         if path.lower().startswith("/v1/"):
-            content = {"error": f"Malformed request: {self.command} {path[:1024]}"}
-            self._send(400, json.dumps(content).encode(), "application/json")
+            self._error(400, f"Malformed request: {self.command} {path[:1024]}")
         else:
-            self.send_error(HTTPStatus.NOT_FOUND)
+            self._error(404, f"Not found: {path[:1024]}")
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the library cannot read as HTTP is the caller's fault, and told as JSON."""
+        self.close_connection = True
+        self._error(code if code < 500 else 400, f"Malformed request: {message or code}")
+
+    def send_response_only(self, code: int, message: str | None = None) -> None:
+        # HTTP 0.9, which is also what the library takes noise for, would have no head.
+        self.request_version = self.protocol_version
+        super().send_response_only(code, message)
+
+    def _error(self, code: int, message: str) -> None:
+        self._send(code, json.dumps({"error": message}).encode(), "application/json")
 
     def _send(self, code: int, content: bytes, kind: str) -> None:
         self.send_response(code)

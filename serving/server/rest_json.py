@@ -37,8 +37,11 @@ def parse(body: bytes) -> Json:
         raise invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(parsed, dict):
         raise invalid_argument("JSON Value is not an object")
-    if not isinstance(parsed.get("signature_name", ""), str):
+    signature_name = parsed.get("signature_name", "")
+    if not isinstance(signature_name, str):
         raise invalid_argument("'signature_name' key must be a string")
+    if any("\ud800" <= character <= "\udfff" for character in signature_name):
+        raise invalid_argument("'signature_name' holds half a surrogate pair, expected text")
     if len([name for name in _FORMATS if name in parsed]) != 1:
         raise invalid_argument("Request must have exactly one of the keys 'instances' and 'inputs'")
     return parsed

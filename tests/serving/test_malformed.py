@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from benchmarks.fuzz_server import EXPECTED, fuzz
+from benchmarks.fuzz_grpc import EXPECTED, GrpcFuzzer
+from benchmarks.fuzz_server import fuzz
 from serving.server import BatchingOptions, Limits, ModelServer, ServerOptions, ServingError
 
 PATIENCE_S = 120.0
@@ -233,7 +234,7 @@ def test_any_tensors_are_answered_or_refused_by_name(
 
 
 def test_fuzzer_finds_nothing(server: ModelServer) -> None:
-    outcome = fuzz(server.address, requests=1500, threads=3, seed=1)
+    outcome = fuzz(GrpcFuzzer, server.address, requests=1500, threads=3, seed=1)
     assert outcome.faults == []
     assert outcome.statuses.keys() >= {"OK", *(code.name for code in EXPECTED)}
 
@@ -244,7 +245,7 @@ def test_fuzzer_finds_a_server_at_fault(server: ModelServer, monkeypatch: Any) -
 
     monkeypatch.setattr("serving.server.tensors.decode", fail)
     monkeypatch.setattr("serving.server.servable.decode", fail)
-    assert fuzz(server.address, requests=30, threads=1, seed=1).faults
+    assert fuzz(GrpcFuzzer, server.address, requests=30, threads=1, seed=1).faults
 
 
 def test_limits_below_one_are_refused() -> None:

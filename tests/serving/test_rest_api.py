@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import http.client
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.server import Limits, ModelServer, ServerOptions, ServingError
+from benchmarks.fuzz_rest import EXPECTED, HUNG_UP, RestFuzzer
+from benchmarks.fuzz_server import fuzz
+from serving.server import Limits, ModelServer, ServerOptions, ServingError, rest_json
 
 PREDICT = "/v1/models/piano:predict"
 PATIENCE_S = 120.0
@@ -151,6 +154,7 @@ class TestPredict:
             (PREDICT, {"instances": [1]}, 400, "instance 0 has the inputs int, expected"),
             (PREDICT, {"signature_name": 1, "inputs": {}}, 400, "must be a string"),
             (PREDICT, {"signature_name": "x", "inputs": {}}, 400, 'key "x" not found'),
+            (PREDICT, {"signature_name": "\ud800", "inputs": {}}, 400, "half a surrogate pair"),
             ("/v1/models/m:predict", {"inputs": {}}, 404, "Latest(m)"),
             ("/v1/models/m:predict", b"{", 400, "JSON Parse error"),
             ("/v1/models/piano/versions/9:predict", {"inputs": {}}, 404, "Specific(piano, 9)"),
@@ -215,7 +219,7 @@ class TestQuestions:
         for path in ("/v1/models", "/v1/models/", "/v1/models/piano/versions/x", "/v1/x"):
             code, answer = ask(adding, "GET", path)
             assert (code, answer["error"]) == (400, f"Malformed request: GET {path}")
-        assert ask(adding, "GET", "/")[0] == 404
+        assert ask(adding, "GET", "/") == (404, {"error": "Not found: /"})
 
     def test_metrics(self, adding: ModelServer) -> None:
         def samples() -> dict[tuple[str, ...], float]:
@@ -261,6 +265,31 @@ class TestQuestions:
         assert after["piano_serving_model_version",] == 7
         assert after["piano_serving_version_loads_total", "loaded"] == 1
         assert not any("stranger" in label for sample in after for label in sample)
+
+
+class TestFuzzer:
+    def test_finds_nothing(self, adding: ModelServer) -> None:
+        assert adding.rest_address is not None
+        outcome = fuzz(RestFuzzer, adding.rest_address, requests=1500, threads=3, seed=1)
+        assert outcome.faults == []
+        assert outcome.statuses.keys() >= {"200", HUNG_UP, *map(str, EXPECTED)}
+
+    @pytest.mark.parametrize("broken", ["to_json", "to_request"])
+    def test_finds_a_server_at_fault(
+        self, adding: ModelServer, monkeypatch: pytest.MonkeyPatch, broken: str
+    ) -> None:
+        working = getattr(rest_json, broken)
+        calls = itertools.count()
+
+        def fail(*arguments: Any, **named: Any) -> Any:
+            if next(calls) > 2:
+                raise ZeroDivisionError
+            return working(*arguments, **named)
+
+        monkeypatch.setattr(rest_json, broken, fail)
+        assert adding.rest_address is not None
+        outcome = fuzz(RestFuzzer, adding.rest_address, requests=60, threads=1, seed=1)
+        assert any(fault.startswith("500: ") for fault in outcome.faults)
 
 
 def test_rest_port_in_use(adding: ModelServer, model_dir: Path) -> None:
@@ -315,6 +344,31 @@ class TestConnections:
         error = json.loads(response.read())["error"]
         assert error == "of a body of 100 bytes, 1 came within 0.2 s"
         assert response.getheader("Connection") == "close"
+
+    @pytest.mark.parametrize(
+        ("sent", "code", "error"),
+        [
+            (b"\xff\r\n\r\n", 400, "Bad request syntax ('\xff')"),
+            (b"GET /\r\n\r\n", 404, "Not found: /"),
+            (b"FROB /v1/models/piano HTTP/1.1\r\n\r\n", 400, "Unsupported method ('FROB')"),
+            (b"GET / HTTP/2.0\r\n\r\n", 400, "Invalid HTTP version (2.0)"),
+            (b"GET / HTTP/0.9\r\n\r\n", 404, "Not found: /"),
+            (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 70_000), 414, "414"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_what_is_no_http_is_told_in_json(
+        self, adding: ModelServer, sent: bytes, code: int, error: str
+    ) -> None:
+        connection = self.connect(adding)
+        connection.connect()
+        assert connection.sock is not None
+        connection.sock.sendall(sent)
+        with http.client.HTTPResponse(connection.sock) as response:
+            response.begin()
+            told = json.loads(response.read())["error"]
+        connection.close()
+        assert (response.status, told.removeprefix("Malformed request: ")) == (code, error)
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
     def test_other_methods(self, adding: ModelServer, method: str) -> None:
