@@ -51,7 +51,7 @@ OTHERS = ((10, 0), (50, 200), (300, 50))
 EVERY = 10
 # Rows at both ends that are compared.
 SETTLED, COMPARED = 5, 10
-TAKES_OVER_S = 120.0
+TAKES_OVER_S = 300.0
 
 
 @dataclasses.dataclass
