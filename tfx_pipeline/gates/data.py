@@ -22,7 +22,7 @@ from piano_tf.files import replacing
 from tfx_pipeline.configs import DataLimits
 from tfx_pipeline.gates import identity
 from tfx_pipeline.gates.findings import Finding, table
-from tfx_pipeline.gates.shift import Statistics, click_rate, shifts
+from tfx_pipeline.gates.shift import Statistics, click_rate, common, shifts
 from tfx_pipeline.origin import stamp
 from tfx_pipeline.progress import NEWS
 
@@ -31,6 +31,11 @@ _COMPARED = (
     anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
     anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
 )
+# What TFDV says of a list's length names neither the bound nor the length.
+_LENGTHS = {
+    anomalies_pb2.AnomalyInfo.FEATURE_TYPE_LOW_NUMBER_VALUES: ("at least", "min"),
+    anomalies_pb2.AnomalyInfo.FEATURE_TYPE_HIGH_NUMBER_VALUES: ("at most", "max"),
+}
 SKEW = f"{_TRAIN} and {_VALIDATION}"
 DRIFT = "the last accepted run and this"
 
@@ -104,7 +109,11 @@ def find(
       limits: For everything else.
     """
     return [
-        *(found for split in SPLITS for found in against_schema(anomalies[split], split)),
+        *(
+            found
+            for split in SPLITS
+            for found in against_schema(anomalies[split], splits[split], schema, split)
+        ),
         *(found for split in SPLITS for found in against_limits(splits[split], limits, split)),
         *unidentified(log_dir, limits.least_identity),
         *compared(splits, before, schema, limits),
@@ -122,17 +131,26 @@ def judge(findings: list[Finding], page: str) -> None:
     raise DataError(f"{rules} broken, first {findings[0]} (statistics: {page})")
 
 
-def against_schema(anomalies: anomalies_pb2.Anomalies, split: str) -> Iterator[Finding]:
+def against_schema(
+    anomalies: anomalies_pb2.Anomalies,
+    statistics: Statistics,
+    schema: schema_pb2.Schema,
+    split: str,
+) -> Iterator[Finding]:
     """What ExampleValidator found in a split."""
     if anomalies.data_missing:
         yield Finding("all", split, "lists", "none")
     for reason in anomalies.dataset_anomaly_info.reason:
         yield Finding("all", split, reason.short_description, reason.description)
+    rules = {one.name: one for one in schema.feature}
     for column, anomaly in sorted(anomalies.anomaly_info.items()):
         for reason in anomaly.reason:
-            yield Finding(
-                column, split, f"the schema ({reason.short_description})", reason.description
-            )
+            rule, value = reason.short_description, reason.description
+            if reason.type in _LENGTHS:
+                words, bound = _LENGTHS[reason.type]
+                rule = f"{words} {getattr(rules[column].value_count, bound)} values"
+                value = str(getattr(common(statistics, column), f"{bound}_num_values"))
+            yield Finding(column, split, f"the schema ({rule})", value)
 
 
 def against_limits(statistics: Statistics, limits: DataLimits, split: str) -> Iterator[Finding]:

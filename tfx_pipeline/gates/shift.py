@@ -52,9 +52,9 @@ def click_rate(statistics: Statistics) -> float:
 
 def history_length(statistics: Statistics) -> float:
     """The mean number of history entries, lists without any included."""
-    common = _feature(statistics, _HISTORY).string_stats.common_stats
+    values = common(statistics, _HISTORY).tot_num_values
     lists = statistics.datasets[0].num_examples
-    return common.tot_num_values / lists if lists else 0.0
+    return values / lists if lists else 0.0
 
 
 def item_distance(left: Statistics, right: Statistics) -> float:
@@ -65,8 +65,8 @@ def item_distance(left: Statistics, right: Statistics) -> float:
     the distance is never overstated.
     """
     before, after = _shares(left), _shares(right)
-    lost = _mass_lost(before, after)
-    return max(lost, _mass_lost(after, before))
+    lost = max(_mass_lost(before, after), _mass_lost(after, before))
+    return min(lost, 1.0)  # a sum of shares may exceed it by a rounding
 
 
 def _mass_lost(left: Mapping[str, float], right: Mapping[str, float]) -> float:
@@ -89,9 +89,16 @@ def _factor(before: float, after: float) -> float:
     return large / small if small > 0 else math.inf
 
 
+def common(statistics: Statistics, column: str) -> statistics_pb2.CommonStatistics:
+    """What is said of a column whatever its type: how many values its lists have."""
+    found = _feature(statistics, column)
+    is_text = found.HasField("string_stats")
+    return (found.string_stats if is_text else found.num_stats).common_stats
+
+
 def _feature(statistics: Statistics, column: str) -> statistics_pb2.FeatureNameStatistics:
     """A column's statistics, empty ones where it has no value at all."""
-    for feature in statistics.datasets[0].features:
-        if list(feature.path.step) == [column]:
-            return feature
+    for one in statistics.datasets[0].features:
+        if list(one.path.step) == [column]:
+            return one
     return statistics_pb2.FeatureNameStatistics()
