@@ -470,6 +470,9 @@ def abtest(config: Path, **instead: Path | None) -> None:
 @click.option("--home", type=_FOLDER, required=True, help="Folder of all that the pipeline writes.")
 @click.option("--config", type=_FILE, help="JSON of a Config.")
 @click.option("--thresholds", type=_FILE, help="JSON of the Thresholds of a blessing.")
+@click.option(
+    "--schema", type=_FILE, help="What the log is held to; else as its dataset's name says."
+)
 @click.option("--cache/--no-cache", default=True, help="Take unchanged stages from an earlier run.")
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Of a folder of days; the newest.")
 @click.option("--window", type=click.IntRange(1), help="Days to train on, that day included; 7.")
@@ -479,6 +482,7 @@ def pipeline(
     home: Path,
     config: Path | None,
     thresholds: Path | None,
+    schema: Path | None,
     cache: bool,
     day: dt.datetime | None,
     window: int | None,
@@ -495,6 +499,7 @@ def pipeline(
     from piano_tf.data.logs import read_spec
     from piano_tf.files import require_room
     from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
+    from tfx_pipeline.schema import require_columns
 
     require_room(home)
     variables = environment(
@@ -502,6 +507,7 @@ def pipeline(
         home=home,
         config=config,
         thresholds=thresholds,
+        schema=schema,
         cache=cache,
         day=day.date() if day is not None else None,
         window=window,
@@ -509,7 +515,9 @@ def pipeline(
     )
     # What is wrong is found before TFX is loaded.
     chosen = PipelineConfig.from_environment({**os.environ, **variables})
-    read_spec(chosen.log)
+    features = read_spec(chosen.log)
+    if chosen.own_schema is not None:
+        require_columns(chosen.own_schema, features)
     _require_exportable(chosen.config, config)
 
     runner = Path(tfx_pipeline.__path__[0]) / "local_runner.py"

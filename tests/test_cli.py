@@ -128,6 +128,14 @@ def test_a_fault_is_one_sentence_and_leaves_nothing(
             "{tmp}/dlcm.json: model.rank: got 'training', but 'dlcm' cannot do without",
         ),
         (
+            ["pipeline", "--logs", "{log}", "--home", "{tmp}/run", "--schema", "{tmp}/gone.pbtxt"],
+            "schema {tmp}/gone.pbtxt: cannot be read (No such file or directory)",
+        ),
+        (
+            ["pipeline", "--logs", "{log}", "--home", "{tmp}/run", "--schema", "{file}"],
+            "schema {file}: column 'list_id': missing, and the log has it",
+        ),
+        (
             ["abtest", "{tmp}/abtest.json", "--output", "{file}/results"],
             "cannot be made, for {file} is no folder",
         ),

@@ -28,6 +28,7 @@ _CACHE = "PIANO_CACHE"
 _DAY = "PIANO_DAY"
 _WINDOW = "PIANO_WINDOW"
 _WARM_START = "PIANO_WARM_START"
+_SCHEMA = "PIANO_SCHEMA"
 
 _WINDOW_DAYS = 7
 
@@ -132,6 +133,8 @@ class PipelineConfig(Frozen):
       thresholds: What data must keep, and a model reach.
       beam_args: Options of the Beam runner.
       cache: Whether a stage whose inputs and code are unchanged is taken from an earlier run.
+      own_schema: A team's file of what its log is held to, instead of what the dataset's name says
+        (`tfx_pipeline/schema.py`).
     """
 
     logs: Path
@@ -147,6 +150,7 @@ class PipelineConfig(Frozen):
         "--direct_num_workers=1",
     )
     cache: bool = True
+    own_schema: Path | None = None  # pydantic has a method of the name `schema`
 
     @property
     def log(self) -> Path:
@@ -212,10 +216,10 @@ class PipelineConfig(Frozen):
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> PipelineConfig:
         """Reads `PIANO_LOGS`, `PIANO_HOME`, and, where set, the rest.
 
-        `PIANO_CONFIG` and `PIANO_THRESHOLDS` are paths of JSON files, `PIANO_BEAM_ARGS` options
-        separated by spaces, quoted as in a shell, `PIANO_CACHE` and `PIANO_WARM_START` 1 or 0,
-        `PIANO_WINDOW` a number of days, and `PIANO_DAY` one of the days of a folder of days, the
-        newest unless set.
+        `PIANO_CONFIG` and `PIANO_THRESHOLDS` are paths of JSON files, `PIANO_SCHEMA` that of a
+        TensorFlow Metadata schema in text, `PIANO_BEAM_ARGS` options separated by spaces, quoted as
+        in a shell, `PIANO_CACHE` and `PIANO_WARM_START` 1 or 0, `PIANO_WINDOW` a number of days,
+        and `PIANO_DAY` one of the days of a folder of days, the newest unless set.
 
         Raises:
           ConfigError: A variable is missing or wrong.
@@ -255,6 +259,13 @@ def _days(name: str, text: str) -> int:
     return int(text)
 
 
+def _schema(_: str, text: str) -> Path:
+    from tfx_pipeline.schema import read_schema
+
+    read_schema(Path(text))
+    return Path(text).absolute()
+
+
 # Variable -> attribute of `PipelineConfig`, and what its text means.
 _READERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     _LOGS: ("logs", lambda _, text: Path(text).absolute()),
@@ -265,6 +276,7 @@ _READERS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     _CACHE: ("cache", _switch),
     _WARM_START: ("warm_start", _switch),
     _WINDOW: ("window", _days),
+    _SCHEMA: ("own_schema", _schema),
 }
 
 
@@ -290,6 +302,7 @@ def environment(
     day: dt.date | None = None,
     window: int | None = None,
     warm_start: bool | None = None,
+    schema: Path | None = None,
 ) -> dict[str, str]:
     """The variables that `PipelineConfig.from_environment` reads.
 
@@ -300,12 +313,13 @@ def environment(
       thresholds: JSON file of `Thresholds`.
       cache: Whether unchanged stages are taken from an earlier run.
       day, window, warm_start: As in `PipelineConfig`; None says nothing.
+      schema: File of a team's own schema.
 
     >>> names = environment(logs=Path("logs"), home=Path("run"))
     >>> PipelineConfig.from_environment(names).pushed == Path("run").absolute() / "pushed"
     True
     """
-    paths = {_LOGS: logs, _HOME: home, _CONFIG: config, _THRESHOLDS: thresholds}
+    paths = {_LOGS: logs, _HOME: home, _CONFIG: config, _THRESHOLDS: thresholds, _SCHEMA: schema}
     variables = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
     if day is not None:
         variables[_DAY] = day.isoformat()

@@ -76,7 +76,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
     )
     statistics = statistics_gen.outputs["statistics"]
     schema_gen = tfx.components.ImportSchemaGen(
-        schema_file=str(schema_file(features, config.schemas))
+        schema_file=str(schema_file(features, config.schemas, config.own_schema))
     ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
     example_validator = tfx.components.ExampleValidator(statistics=statistics, schema=schema)

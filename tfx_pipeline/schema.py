@@ -1,7 +1,8 @@
 """What a log is held to beyond its columns and types, as TensorFlow Metadata's schema.
 
 A dataset that has a file in `schemas/` is held to that, written by hand. Any other is held to what
-its feature spec and the contract of `piano_tf.features` say. Nothing is inferred from the data: a
+its feature spec and the contract of `piano_tf.features` say. A file that a team names itself takes
+the place of either. Nothing is inferred from the data: a
 schema that was would take whatever happens to be there, a poisoned log's too, for the rule.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from piano_tf.errors import ConfigError
 from piano_tf.features import ACTIONS, LABELS, Axis, Column, FeatureSpec
 from piano_tf.files import replacing
 
@@ -58,7 +60,61 @@ def _feature(column: Column) -> schema_pb2.Feature:
     return feature
 
 
-def schema_file(features: FeatureSpec, folder: Path) -> Path:
+def read_schema(path: Path) -> schema_pb2.Schema:
+    """A schema in Protocol Buffers' text format.
+
+    Raises:
+      ConfigError: There is no such file, or it holds something else.
+    """
+    try:
+        return text_format.Parse(path.read_bytes(), schema_pb2.Schema())
+    except OSError as error:
+        raise ConfigError(f"schema {path}: cannot be read ({error.strerror})") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(
+            f"schema {path}: no TensorFlow Metadata schema in text ({told})"
+        ) from error
+
+
+def require_columns(path: Path, features: FeatureSpec) -> None:
+    """Finds out, before long work, whether a team's own schema is of the columns of a log.
+
+    Args:
+      path: Its file.
+      features: The log's columns.
+
+    Raises:
+      ConfigError: It cannot be read; or a column is missing, unknown, named twice or of another
+        type, or has a shape.
+    """
+    expected = {column.name: column for column in features.columns()}
+    seen: set[str] = set()
+    for feature in read_schema(path).feature:
+        fault = _fault(feature, expected.get(feature.name))
+        if feature.name in seen:
+            fault = "named twice"
+        if fault is not None:
+            raise ConfigError(f"schema {path}: column {feature.name!r}: {fault}")
+        seen.add(feature.name)
+    for name in expected:
+        if name not in seen:
+            raise ConfigError(f"schema {path}: column {name!r}: missing, and the log has it")
+
+
+def _fault(feature: schema_pb2.Feature, column: Column | None) -> str | None:
+    """Why Transform could not read a column by its rule."""
+    if column is None:
+        return "the log has no such column"
+    if feature.type != _TYPES[column.type]:
+        got, wanted = map(schema_pb2.FeatureType.Name, (feature.type, _TYPES[column.type]))
+        return f"got type {got}, expected {wanted}"
+    if feature.HasField("shape"):
+        return "got a shape, expected value_count: lists have lengths of their own"
+    return None
+
+
+def schema_file(features: FeatureSpec, folder: Path, own: Path | None = None) -> Path:
     """Writes the schema that a log is held to; its name changes with what it says.
 
     TFX's cache knows a schema by the name of its file alone.
@@ -66,10 +122,16 @@ def schema_file(features: FeatureSpec, folder: Path) -> Path:
     Args:
       features: The log's columns.
       folder: Where to write.
+      own: A team's own file, if it has one.
+
+    Raises:
+      ConfigError: That cannot be used for this log.
     """
-    curated = curated_schema(features.dataset)
-    if curated.exists():
-        text = curated.read_text(encoding="utf-8")
+    if own is not None:
+        require_columns(own, features)
+    chosen = own or curated_schema(features.dataset)
+    if chosen.exists():
+        text = chosen.read_text(encoding="utf-8")
     else:
         text = text_format.MessageToString(contract_schema(features))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]

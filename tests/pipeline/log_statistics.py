@@ -37,11 +37,15 @@ def statistics(log_dir: Path, split: str) -> statistics_pb2.DatasetFeatureStatis
 
 
 def findings(
-    log_dir: Path, *, before: Path | None = None, limits: DataLimits | None = None
+    log_dir: Path,
+    *,
+    before: Path | None = None,
+    limits: DataLimits | None = None,
+    own_schema: Path | None = None,
 ) -> list[Finding]:
     """What the data gate finds in a log, after a log that was accepted if there was one."""
     splits = {split: statistics(log_dir, split) for split in SPLITS}
-    text = schema_file(read_spec(log_dir), log_dir / "schemas").read_text()
+    text = schema_file(read_spec(log_dir), log_dir / "schemas", own_schema).read_text()
     schema = text_format.Parse(text, schema_pb2.Schema())
     anomalies = {split: tfdv.validate_statistics(splits[split], schema) for split in SPLITS}
     last = statistics(before, "train") if before else None

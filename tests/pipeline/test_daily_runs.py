@@ -217,6 +217,7 @@ def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> 
         ("PIANO_WINDOW", "0", "got '0', expected a number of days, at least 1"),
         ("PIANO_WARM_START", "yes", "got 'yes', expected 1 or 0"),
         ("PIANO_BEAM_ARGS", "--job_name='of", "expected options separated by spaces, quoted"),
+        ("PIANO_SCHEMA", "gone.pbtxt", "schema gone.pbtxt: cannot be read"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             PipelineConfig.from_environment(asked | {name: value})

@@ -34,10 +34,10 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from piano_tf.data import cpcd, jdsearch, lastfm
 from piano_tf.data.logs import check_log, read_spec, write_log
 from piano_tf.data.splits import ByShare
-from piano_tf.errors import LogError
+from piano_tf.errors import ConfigError, LogError
 from piano_tf.features import SPEC_FILE, SPLITS, Axis, FeatureSpec
 from piano_tf.simulation.logs import SPEC as SIMULATED
-from tfx_pipeline.configs import DataLimits, Shift
+from tfx_pipeline.configs import DataLimits, PipelineConfig, Shift, environment
 from tfx_pipeline.gates import identity
 from tfx_pipeline.gates.data import DRIFT, SKEW, DataError, judge
 from tfx_pipeline.gates.findings import Finding
@@ -382,6 +382,71 @@ def test_any_other_log_is_held_to_the_contract(logs: Path, tmp_path: Path) -> No
     assert named(findings(spoilt(folder, tmp_path / "bad", "validation", change))) == {
         ("history_age", "validation")
     }
+
+
+SHOP = FeatureSpec(dataset="shop", item={"price": "float"})
+
+
+def own_schema(path: Path, change: Callable[[dict[str, schema_pb2.Feature]], None]) -> Path:
+    """A team's own file: the contract's schema of a shop, changed."""
+    rules = {one.name: one for one in contract_schema(SHOP).feature}
+    change(rules)
+    text = text_format.MessageToString(schema_pb2.Schema(feature=[*rules.values()]))
+    path.write_text(text)
+    return path
+
+
+def test_a_teams_own_schema_takes_the_place_of_the_other(logs: Path, tmp_path: Path) -> None:
+    text = curated_schema("simulated").read_text()
+    own = tmp_path / "own.pbtxt"
+    own.write_text(text.replace('value: "desktop" ', ""))
+    found = findings(logs, own_schema=own)
+    assert named(found) == {("context_device", split) for split in SPLITS}
+    assert all("desktop" in one.value for one in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rules: rules.pop("item_price"), "'item_price': missing, and the log has it"),
+        (
+            lambda rules: rules.update(item_cost=schema_pb2.Feature(name="item_cost")),
+            "'item_cost': the log has no such column",
+        ),
+        (
+            lambda rules: rules.update(again=rules["item_price"]),
+            "'item_price': named twice",
+        ),
+        (
+            lambda rules: setattr(rules["item_price"], "type", schema_pb2.BYTES),
+            "'item_price': got type BYTES, expected FLOAT",
+        ),
+        (
+            lambda rules: rules["query"].shape.dim.add(size=1),
+            "'query': got a shape, expected value_count: lists have lengths of their own",
+        ),
+    ],
+)
+def test_a_schema_of_other_columns_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, schema_pb2.Feature]], None], sentence: str
+) -> None:
+    own = own_schema(tmp_path / "own.pbtxt", change)
+    with pytest.raises(ConfigError) as error:
+        schema_file(SHOP, tmp_path / "schemas", own)
+    assert str(error.value) == f"schema {own}: column {sentence}"
+    assert [*tmp_path.iterdir()] == [own]
+
+
+@pytest.mark.parametrize("content", [b"feature { name: ", b'{"feature": []}', b"\xff\xfe"])
+def test_a_file_that_is_no_schema_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    own = tmp_path / "own.pbtxt"
+    own.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        PipelineConfig.from_environment(
+            environment(logs=tmp_path, home=tmp_path / "run", schema=own)
+        )
+    assert str(error.value).startswith(f"schema {own}: no TensorFlow Metadata schema in text (")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_schema_that_says_something_else_has_another_name(tmp_path: Path) -> None:
