@@ -15,6 +15,7 @@ from tfx_pipeline.origin import FIRST_DAY
 
 LAST_MODEL = "latest_blessed_model"
 """The resolver of the model that a run's is held to."""
+_VERSION = "pushed_version"  # as Pusher says which folder a model was pushed to
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
 
@@ -73,6 +74,17 @@ def read_lineage(config: PipelineConfig) -> Lineage:
                 window.append(artifact)
     window.sort(key=day_of)
     return Lineage(run.name, outputs, frozenset(worked), tuple(window), baseline)
+
+
+def newly_pushed(config: PipelineConfig, record: mlmd.Artifact) -> str:
+    """The version that a record of Pusher's is the first to name; "" where it is not the first."""
+    version = record.custom_properties[_VERSION].string_value
+    before = [
+        one.custom_properties[_VERSION].string_value
+        for one in open_store(config).get_artifacts_by_type(record.type)
+        if one.id < record.id
+    ]
+    return "" if version in before else version
 
 
 def day_of(examples: mlmd.Artifact) -> dt.date:

@@ -1,4 +1,4 @@
-"""Pusher's executor: a model is pushed whole, and not again where it is served already."""
+"""Pusher's executor: a model is pushed whole, and not again where it is the newest already."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class OncePusher(executor.Executor):
     """TFX's own, to a folder of the file system, but that a server never sees half a version.
 
     TFX copies file by file, so that a full disk or a kill leaves half a model there. A version that
-    is the newest already, file by file, is not pushed again: so it is where nothing has changed
-    since the last run, and where a run was killed between the copying of a model and its record.
+    is the newest already, file by file, is not pushed again but recorded as what this model was
+    pushed as: so it is where nothing has changed since the last run, and where a run was killed
+    between the copying of a model and its record.
     """
 
     def Do(
@@ -47,17 +48,21 @@ class OncePusher(executor.Executor):
         model, served = Path(self.GetModelPath(input_dict)), newest_version(pushed)
         if served is not None and same_files(model, served):
             logging.info("%s is this model already: not pushed again", served)
-            self._MarkNotPushed(record)
-            return
-        for half in pushed.glob(".[0-9]*.*"):  # of a run that was killed
-            shutil.rmtree(half)
-        version = max(int(time.time()), 0 if served is None else int(served.name) + 1)
-        with whole_folder(pushed / str(version)) as partial:
-            shutil.copytree(model, partial, dirs_exist_ok=True)
+            version = served
+        else:
+            version = _push(model, pushed, 0 if served is None else int(served.name) + 1)
         io_utils.copy_dir(str(model), record.uri)
-        self._MarkPushed(
-            record, pushed_destination=str(pushed / str(version)), pushed_version=str(version)
-        )
+        self._MarkPushed(record, pushed_destination=str(version), pushed_version=version.name)
+
+
+def _push(model: Path, pushed: Path, least: int) -> Path:
+    """Makes a version of a model, whose number is the time but not below `least`; its folder."""
+    for half in pushed.glob(".[0-9]*.*"):  # of a run that was killed
+        shutil.rmtree(half)
+    version = pushed / str(max(int(time.time()), least))
+    with whole_folder(version) as partial:
+        shutil.copytree(model, partial, dirs_exist_ok=True)
+    return version
 
 
 def newest_version(pushed: Path) -> Path | None:

@@ -22,7 +22,7 @@ from tfx_pipeline.gates.blessing import BLESSED
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
 from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
-from tfx_pipeline.lineage import Lineage, read_lineage
+from tfx_pipeline.lineage import Lineage, newly_pushed, read_lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,8 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     lineage = read_lineage(config)
     blessing = lineage.outputs["ModelGate", "ModelBlessing"]
     served = lineage.outputs["ServingGate", "InfraBlessing"]
-    pushed = lineage.outputs["Pusher", "PushedModel"].custom_properties["pushed_version"]
-    version = pushed.string_value if "Pusher" in lineage.worked else ""
+    pushed = lineage.outputs["Pusher", "PushedModel"]
+    version = newly_pushed(config, pushed) if "Pusher" in lineage.worked else ""
     model = Path(path_utils.serving_model_path(lineage.outputs["Trainer", "Model"].uri))
     return RunSummary(
         metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),

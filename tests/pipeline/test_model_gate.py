@@ -311,25 +311,44 @@ def test_a_model_is_pushed_once(tmp_path: Path) -> None:
     pushed.mkdir()
     (pushed / ".99.half").mkdir()  # of a run that was killed
     found = [push(folder.parent, pushed) for folder in (first, first, other, other)]
-    assert [version != "" for version in found] == [True, False, True, False]
-    assert int(found[2]) > int(found[0]), "within a second, too"
-    assert sorted(path.name for path in pushed.iterdir()) == sorted(filter(None, found))
-    assert same_files(pushed / found[2], other)
+    one, again, two, _ = (record.get_string_custom_property("pushed_version") for record in found)
+    assert one == again
+    assert int(two) > int(one), "within a second, too"
+    assert sorted(path.name for path in pushed.iterdir()) == [one, two]
+    assert same_files(pushed / two, other)
 
 
-def push(model: Path, pushed: Path) -> str:
-    """OncePusher on a blessed model; the version that it pushed."""
+def test_a_version_that_no_run_lived_to_record_is_recorded(tmp_path: Path) -> None:
+    """As it would have been: the same properties, and the model beside them."""
+    pushed = tmp_path / "pushed"
+    model = saved(tmp_path / "model" / "Format-Serving", "1")
+    saved(pushed / "1700000000", "1")  # and there the run was killed
+    record = push(model.parent, pushed)
+    assert [path.name for path in pushed.iterdir()] == ["1700000000"]
+    assert record.get_int_custom_property("pushed") == 1
+    assert record.get_string_custom_property("pushed_version") == "1700000000"
+    assert record.get_string_custom_property("pushed_destination") == str(pushed / "1700000000")
+    assert same_files(Path(record.uri), model)
+
+    (pushed / "1700000000" / "variables" / "data").write_text("2")
+    other = push(model.parent, pushed).get_string_custom_property("pushed_version")
+    assert int(other) > 1700000000, "what is there is another model"
+    assert push(model.parent, pushed, blessed=0).get_int_custom_property("pushed") == 0
+
+
+def push(model: Path, pushed: Path, blessed: int = 1) -> standard_artifacts.PushedModel:
+    """OncePusher on a model; its record."""
     artifact, blessing = standard_artifacts.Model(), standard_artifacts.ModelBlessing()
     output = standard_artifacts.PushedModel()
     artifact.uri, output.uri = str(model), str(model.parent / "output")
-    blessing.set_int_custom_property("blessed", 1)
+    blessing.set_int_custom_property("blessed", blessed)
     destination = {"filesystem": {"base_directory": str(pushed)}}
     OncePusher().Do(
         {"model": [artifact], "model_blessing": [blessing]},
         {"pushed_model": [output]},
         {"push_destination": json.dumps(destination)},
     )
-    return output.get_string_custom_property("pushed_version")
+    return output
 
 
 def test_the_newest_version_is_the_highest_that_is_whole(tmp_path: Path) -> None:

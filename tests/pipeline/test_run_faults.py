@@ -42,6 +42,7 @@ from tfx_pipeline.configs import PipelineConfig, environment
 from tfx_pipeline.lineage import open_store, read_lineage, stage_of
 from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version
+from tfx_pipeline.summary import read_summary
 
 # They work for long enough to be met at work.
 LONG = {"ExampleGen", "StatisticsGen", "Transform", "Trainer", "Evaluator"}
@@ -196,6 +197,17 @@ def executions(config: PipelineConfig, state: int) -> list[str]:
     return [stage for stage in stages if stage not in _RESOLVERS]
 
 
+def recorded(config: PipelineConfig) -> list[Path]:
+    """The folders that models were pushed to, as ML Metadata has them."""
+    records = open_store(config).get_artifacts_by_type("PushedModel")
+    pushed = [one.custom_properties for one in records if one.custom_properties["pushed"].int_value]
+    assert all(
+        one["pushed_destination"].string_value.endswith(f"/{one['pushed_version'].string_value}")
+        for one in pushed
+    )
+    return [Path(one["pushed_destination"].string_value) for one in pushed]
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Every file in a folder, hidden ones too, byte for byte."""
     return {
@@ -212,7 +224,9 @@ def test_killed_in_every_stage_a_run_finishes_and_pushes_one_model(killed: Kille
     done = executions(config, mlmd.Execution.COMPLETE)
     assert sorted(done) == sorted({*done}), "a finished stage is not repeated"
     assert {*done} >= LONG | {*SHORT.values()}
-    assert [path.name for path in config.pushed.iterdir()] == [newest_version(config.pushed).name]
+    (version,) = config.pushed.iterdir()
+    assert recorded(config) == [version]
+    assert read_summary(config).pushed == version, "killed before its record, and recorded since"
 
 
 # --- in the middle of training ---
@@ -389,5 +403,7 @@ def test_a_kill_leaves_what_is_served_and_the_next_run_replaces_it(
     assert killed_at_work(asked, every_stage) is None
     now = content(config.pushed)
     assert now.items() > served.items()
-    assert len([*config.pushed.iterdir()]) == 2
     assert len([*config.pushed.glob(".*")]) == 0
+    assert recorded(config) == sorted(config.pushed.iterdir())
+    assert len(recorded(config)) == 2
+    assert read_summary(config).pushed == newest_version(config.pushed)
