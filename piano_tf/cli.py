@@ -531,6 +531,24 @@ def pipeline(
     _tfx(run, both, home, stdout=None)
 
 
+@piano.command()
+@click.argument("home", type=_FOLDER)
+@click.argument("version")
+@click.option("--force", is_flag=True, help="The only version too: then nothing is served.")
+def withdraw(home: Path, version: str, force: bool) -> None:
+    """Take VERSION of the models that HOME's pipeline pushed back.
+
+    A server goes back to the version before. No later run is held to this model or starts from it.
+    """
+    from tfx_pipeline.configs import Home
+    from tfx_pipeline.withdrawal import withdraw as take_back
+
+    done = take_back(Home(home=home.absolute()), version, force=force)
+    models = ", ".join(map(str, done.models))
+    click.echo(f"withdrawn: {done.folder}, model {models} in ML Metadata")
+    click.echo(f"served now: {done.served or 'nothing'}")
+
+
 def _tfx(
     arguments: list[str], environment: dict[str, str], home: Path, *, stdout: int | None
 ) -> None:

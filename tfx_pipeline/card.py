@@ -119,7 +119,10 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
     """What each gate said, and what came of it."""
     yield "Data gate: passed; what fails it is never trained on."
     yield _start(summary)
-    yield f"Model gate: {'blessed' if summary.blessed else 'not blessed'}."
+    if summary.withdrawn:
+        yield "Model gate: blessed, and withdrawn since."
+    else:
+        yield f"Model gate: {'blessed' if summary.blessed else 'not blessed'}."
     served = summary.served
     if served.passed:
         yield (

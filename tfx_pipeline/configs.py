@@ -118,59 +118,14 @@ class Thresholds(Frozen):
     level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 
 
-class PipelineConfig(Frozen):
-    """A pipeline run.
+class Home(Frozen):
+    """Where the pipeline keeps what it writes.
 
     Attributes:
-      logs: A log written by `piano logs`, or a folder of days written by `piano logs days`.
-      home: Folder of everything the pipeline writes.
-      day: Which of the days; None where `logs` is one log.
-      window: How many days a model is trained on, this one included: of those before it, what
-        passed the data gate.
-      warm_start: Whether a day's training starts from the last blessed model, if it can. On one log
-        it never does: nobody knows which lists of it an earlier model has seen.
-      config: Encoding, model, loss and training.
-      thresholds: What data must keep, and a model reach.
-      beam_args: Options of the Beam runner.
-      cache: Whether a stage whose inputs and code are unchanged is taken from an earlier run.
-      own_schema: A team's file of what its log is held to, instead of what the dataset's name says
-        (`tfx_pipeline/schema.py`).
+      home: The folder of all of it.
     """
 
-    logs: Path
     home: Path
-    day: dt.date | None = None
-    window: int = pydantic.Field(default=_WINDOW_DAYS, ge=1)
-    warm_start: bool = True
-    config: Config = Config()
-    thresholds: Thresholds = Thresholds()
-    # One process was the fastest setting tried on two cores.
-    beam_args: tuple[str, ...] = (
-        "--direct_running_mode=in_memory",
-        "--direct_num_workers=1",
-    )
-    cache: bool = True
-    own_schema: Path | None = None  # pydantic has a method of the name `schema`
-
-    @property
-    def log(self) -> Path:
-        """The log of this run: all of `logs`, or its day."""
-        return self.logs if self.day is None else self.logs / self.day.isoformat()
-
-    @property
-    def beam_options(self) -> list[str]:
-        """`beam_args`, and for a runner on this machine the image that its workers do without.
-
-        Where nothing says what a worker needs, TFX packs all of itself for it, anew in each stage
-        that uses Beam, and leaves that in the temporary folder.
-        """
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        given = PipelineOptions([*self.beam_args]).get_all_options(drop_default=True)
-        here = str(given.get("runner", "direct")).lower() in ("direct", "directrunner")
-        if not here or "sdk_container_image" in given:
-            return [*self.beam_args]
-        return [*self.beam_args, "--sdk_container_image=none"]
 
     @property
     def artifacts(self) -> Path:
@@ -211,6 +166,59 @@ class PipelineConfig(Frozen):
     def run_log(self) -> Path:
         """The full log of the newest run."""
         return self.home / "run.log"
+
+
+class PipelineConfig(Home):
+    """A pipeline run.
+
+    Attributes:
+      logs: A log written by `piano logs`, or a folder of days written by `piano logs days`.
+      day: Which of the days; None where `logs` is one log.
+      window: How many days a model is trained on, this one included: of those before it, what
+        passed the data gate.
+      warm_start: Whether a day's training starts from the last blessed model, if it can. On one log
+        it never does: nobody knows which lists of it an earlier model has seen.
+      config: Encoding, model, loss and training.
+      thresholds: What data must keep, and a model reach.
+      beam_args: Options of the Beam runner.
+      cache: Whether a stage whose inputs and code are unchanged is taken from an earlier run.
+      own_schema: A team's file of what its log is held to, instead of what the dataset's name says
+        (`tfx_pipeline/schema.py`).
+    """
+
+    logs: Path
+    day: dt.date | None = None
+    window: int = pydantic.Field(default=_WINDOW_DAYS, ge=1)
+    warm_start: bool = True
+    config: Config = Config()
+    thresholds: Thresholds = Thresholds()
+    # One process was the fastest setting tried on two cores.
+    beam_args: tuple[str, ...] = (
+        "--direct_running_mode=in_memory",
+        "--direct_num_workers=1",
+    )
+    cache: bool = True
+    own_schema: Path | None = None  # pydantic has a method of the name `schema`
+
+    @property
+    def log(self) -> Path:
+        """The log of this run: all of `logs`, or its day."""
+        return self.logs if self.day is None else self.logs / self.day.isoformat()
+
+    @property
+    def beam_options(self) -> list[str]:
+        """`beam_args`, and for a runner on this machine the image that its workers do without.
+
+        Where nothing says what a worker needs, TFX packs all of itself for it, anew in each stage
+        that uses Beam, and leaves that in the temporary folder.
+        """
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        given = PipelineOptions([*self.beam_args]).get_all_options(drop_default=True)
+        here = str(given.get("runner", "direct")).lower() in ("direct", "directrunner")
+        if not here or "sdk_container_image" in given:
+            return [*self.beam_args]
+        return [*self.beam_args, "--sdk_container_image=none"]
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> PipelineConfig:

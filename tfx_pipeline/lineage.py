@@ -10,12 +10,13 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.components.example_gen.utils import SPAN_PROPERTY_NAME
 
 from piano_tf.errors import PianoError
-from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig
+from tfx_pipeline.configs import PIPELINE_NAME, Home, PipelineConfig
 from tfx_pipeline.origin import FIRST_DAY
 
+MODEL_GATE = "ModelGate"
 LAST_MODEL = "latest_blessed_model"
 """The resolver of the model that a run's is held to."""
-_VERSION = "pushed_version"  # as Pusher says which folder a model was pushed to
+PUSHED_VERSION = "pushed_version"  # as Pusher says which version it made
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
 
@@ -78,9 +79,9 @@ def read_lineage(config: PipelineConfig) -> Lineage:
 
 def newly_pushed(config: PipelineConfig, record: mlmd.Artifact) -> str:
     """The version that a record of Pusher's is the first to name; "" where it is not the first."""
-    version = record.custom_properties[_VERSION].string_value
+    version = record.custom_properties[PUSHED_VERSION].string_value
     before = [
-        one.custom_properties[_VERSION].string_value
+        one.custom_properties[PUSHED_VERSION].string_value
         for one in open_store(config).get_artifacts_by_type(record.type)
         if one.id < record.id
     ]
@@ -92,10 +93,10 @@ def day_of(examples: mlmd.Artifact) -> dt.date:
     return FIRST_DAY + dt.timedelta(examples.custom_properties[SPAN_PROPERTY_NAME].int_value)
 
 
-def open_store(config: PipelineConfig) -> metadata_store.MetadataStore:
+def open_store(home: Home) -> metadata_store.MetadataStore:
     """ML Metadata of all runs."""
     connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(config.metadata)
+    connection.sqlite.filename_uri = str(home.metadata)
     return metadata_store.MetadataStore(connection)
 
 

@@ -24,7 +24,7 @@ from tfx_pipeline.gates.data import DataGate
 from tfx_pipeline.gates.model import ModelGate
 from tfx_pipeline.gates.serving import ServingGate
 from tfx_pipeline.ingestion import CheckedParquetExecutor
-from tfx_pipeline.lineage import LAST_MODEL
+from tfx_pipeline.lineage import LAST_MODEL, MODEL_GATE
 from tfx_pipeline.origin import FIRST_DAY
 from tfx_pipeline.pushing import OncePusher
 from tfx_pipeline.resolvers import LastAccepted, LastBlessedModel, Window
@@ -34,7 +34,6 @@ from tfx_pipeline.transform import EncodingSpec
 _TRAIN, _VALIDATION, _TEST = SPLITS
 _EXAMPLE_GEN = "ExampleGen"
 _DATA_GATE = "DataGate"
-_MODEL_GATE = "ModelGate"
 # Values of a column that statistics list with their counts: the gate compares items by these.
 _TOP_VALUES = 1000
 
@@ -133,7 +132,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         logs=str(config.log),
         limits=config.thresholds.model_dump_json(),
         **code,
-    ).with_id(_MODEL_GATE)
+    ).with_id(MODEL_GATE)
     serving_gate = ServingGate(
         model=model_trainer.outputs["model"],
         examples=examples,
@@ -185,7 +184,7 @@ _ACCEPTED = tfx.dsl.Channel(
 _MODELS = {
     "model": tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
     "model_blessing": tfx.dsl.Channel(
-        type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=_MODEL_GATE
+        type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=MODEL_GATE
     ),
 }
 

@@ -65,14 +65,19 @@ def _push(model: Path, pushed: Path, least: int) -> Path:
     return version
 
 
-def newest_version(pushed: Path) -> Path | None:
-    """The folder of the highest version that is whole, if there is any."""
+def whole_versions(pushed: Path) -> list[Path]:
+    """The folders of the versions that are whole, the highest last."""
     versions = [
         path
         for path in pushed.glob("*")
         if path.name.isdecimal() and (path / "saved_model.pb").is_file()
     ]
-    return max(versions, key=lambda path: int(path.name), default=None)
+    return sorted(versions, key=lambda path: int(path.name))
+
+
+def newest_version(pushed: Path) -> Path | None:
+    """The folder of the highest version that is whole, if there is any."""
+    return next(reversed(whole_versions(pushed)), None)
 
 
 def same_files(left: Path, right: Path) -> bool:

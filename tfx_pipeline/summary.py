@@ -18,11 +18,11 @@ from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
-from tfx_pipeline.gates.blessing import BLESSED
+from tfx_pipeline.gates.blessing import BLESSED, WITHDRAWN
 from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
 from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
-from tfx_pipeline.lineage import Lineage, newly_pushed, read_lineage
+from tfx_pipeline.lineage import MODEL_GATE, Lineage, newly_pushed, read_lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,7 @@ class RunSummary:
       pushed: The pushed version's folder, if this run pushed one.
       started_from: The folder of the model that training started from, if it did from any.
       lineage: What it made, stage by stage.
+      withdrawn: Whether the blessing was given, and taken back since (`withdrawal.py`).
     """
 
     metrics: tuple[Metric, ...]
@@ -87,6 +88,7 @@ class RunSummary:
     pushed: Path | None
     started_from: str | None
     lineage: Lineage
+    withdrawn: bool = False
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -114,6 +116,8 @@ class RunSummary:
                 console.print(f"{_mark(change.complaint)} {told}", highlight=False, soft_wrap=True)
         if self.blessed:
             console.print("[green]blessed[/green]", highlight=False)
+        elif self.withdrawn:
+            console.print("[red]withdrawn[/red], though it was blessed", highlight=False)
         else:
             reasons = escape("; ".join(self.complaints))
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
@@ -142,7 +146,7 @@ def _served(verdict: Verdict) -> str:
 def read_summary(config: PipelineConfig) -> RunSummary:
     """Reads the newest run of a pipeline from its metadata and artifacts."""
     lineage = read_lineage(config)
-    blessing = lineage.outputs["ModelGate", "ModelBlessing"]
+    blessing = lineage.outputs[MODEL_GATE, "ModelBlessing"]
     served = lineage.outputs["ServingGate", "InfraBlessing"]
     pushed = lineage.outputs["Pusher", "PushedModel"]
     version = newly_pushed(config, pushed) if "Pusher" in lineage.worked else ""
@@ -151,6 +155,7 @@ def read_summary(config: PipelineConfig) -> RunSummary:
         metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
         compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),
         blessed=blessing.custom_properties[BLESSED].int_value == 1,
+        withdrawn=blessing.custom_properties[WITHDRAWN].int_value == 1,
         served=Verdict.load(Path(served.uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
         started_from=ModelCard.load(model / CARD_FILE).started_from,

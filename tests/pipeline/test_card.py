@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import io
 import itertools
 import shutil
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from rich.console import Console
 
 from piano_tf.evaluation.lists import read_lists
 from piano_tf.evaluation.predictions import Predictions, initial_order
@@ -119,6 +121,20 @@ def test_the_card_of_a_refused_model_says_why(config: PipelineConfig, blessed: R
     assert "<li>Not pushed: what is served stays as it is.</li>" in text
     served_already = dataclasses.replace(blessed, pushed=None)
     assert "<li>Not pushed: an earlier run did.</li>" in html(config, served_already)
+
+
+def test_a_withdrawn_model_is_told_from_one_that_was_never_blessed(
+    config: PipelineConfig, blessed: RunSummary
+) -> None:
+    withdrawn = dataclasses.replace(blessed, blessed=False, withdrawn=True, pushed=None)
+    text = html(config, withdrawn)
+    assert "<li>Model gate: blessed, and withdrawn since.</li>" in text
+    assert "<li>Not pushed: what is served stays as it is.</li>" in text
+    console = Console(file=io.StringIO(), width=200)
+    withdrawn.print(console)
+    printed = console.file.getvalue()
+    assert "withdrawn, though it was blessed\n" in printed
+    assert "not blessed" not in printed
 
 
 def test_the_card_of_a_day_tells_its_window_and_where_it_started(

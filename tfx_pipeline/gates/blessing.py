@@ -9,6 +9,7 @@ from tfx import types
 from piano_tf.config import Frozen
 
 BLESSED = "blessed"
+WITHDRAWN = "withdrawn"  # of a blessing that was given, and taken back (`withdrawal.py`)
 MODEL_ID = "current_model_id"  # as Evaluator says which model a blessing is of
 
 

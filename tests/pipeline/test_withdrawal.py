@@ -1,0 +1,251 @@
+"""A version that is taken back: not served, and nothing that a later run goes on from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tfx import types
+from tfx.types import artifact_utils, standard_artifacts
+
+from piano_tf import cli
+from piano_tf.errors import PianoError
+from tfx_pipeline import withdrawal
+from tfx_pipeline.configs import PIPELINE_NAME, Home
+from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, WITHDRAWN
+from tfx_pipeline.lineage import open_store
+from tfx_pipeline.local_runner import alone
+from tfx_pipeline.origin import stamp
+from tfx_pipeline.resolvers import LastBlessedModel
+from tfx_pipeline.withdrawal import withdraw
+
+FIRST_SPAN = 10
+
+
+class Runs:
+    """A pipeline's home as runs of one day after another leave it, each of which pushed a model.
+
+    Args:
+      folder: The home.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(home=folder)
+        folder.mkdir()
+        self.store = open_store(self.home)
+        self._spans: list[int] = []
+
+    def run(self, weights: str, *, recorded: bool = True) -> str:
+        """A run of the next day; the version that it pushed, recorded or not."""
+        span = FIRST_SPAN + len(self._spans)
+        self._spans.append(span)
+        of = self.examples(span)
+        model = standard_artifacts.Model()
+        model.uri = str(self.home.artifacts / "model" / str(span))
+        saved(Path(model.uri) / "Format-Serving", weights)
+        self.executed("Trainer", model)
+        for stage, blessing in (
+            ("Evaluator", standard_artifacts.ModelBlessing()),
+            ("ModelGate", standard_artifacts.ModelBlessing()),
+            ("ServingGate", standard_artifacts.InfraBlessing()),
+        ):
+            blessing.uri = str(self.home.artifacts / stage / str(span))
+            blessing.set_int_custom_property(BLESSED, 1)
+            blessing.set_int_custom_property(MODEL_ID, model.id)
+            stamp(blessing, of)
+            self.executed(stage, blessing, model)
+        version = str(1000 + span)
+        saved(self.home.pushed / version, weights)
+        if recorded:
+            record = standard_artifacts.PushedModel()
+            record.uri = str(self.home.artifacts / "pushed" / version)
+            record.set_string_custom_property("pushed_version", version)
+            self.executed("Pusher", record, model)
+        return version
+
+    def executed(self, stage: str, output: types.Artifact, *inputs: types.Artifact) -> None:
+        """Puts an execution with its output into ML Metadata."""
+        kind = self.store.put_artifact_type(output.artifact_type, can_add_fields=True)
+        output.type_id = kind
+        (output.id,) = self.store.put_artifacts([output.mlmd_artifact])
+        execution_type = self.store.put_execution_type(mlmd.ExecutionType(name=stage))
+        (execution,) = self.store.put_executions([mlmd.Execution(type_id=execution_type)])
+        context_type = self.store.put_context_type(mlmd.ContextType(name="node"))
+        name = f"{PIPELINE_NAME}.{stage}"
+        context = self.store.get_context_by_type_and_name("node", name)
+        if context is None:
+            node = mlmd.Context(type_id=context_type, name=name)
+            (number,) = self.store.put_contexts([node])
+        else:
+            number = context.id
+        here = mlmd.Association(execution_id=execution, context_id=number)
+        self.store.put_attributions_and_associations([], [here])
+        events = [(output, mlmd.Event.OUTPUT), *((one, mlmd.Event.INPUT) for one in inputs)]
+        self.store.put_events(
+            [
+                mlmd.Event(artifact_id=one.id, execution_id=execution, type=event)
+                for one, event in events
+            ]
+        )
+
+    def examples(self, span: int) -> types.Artifact:
+        found = standard_artifacts.Examples()
+        found.id = 100_000 + span
+        found.set_int_custom_property("span", span)
+        return found
+
+    def known(self, kind: type[types.Artifact]) -> list[types.Artifact]:
+        """All artifacts of a type, as they are in ML Metadata now."""
+        of_type = self.store.get_artifact_type(kind.TYPE_NAME)
+        found = self.store.get_artifacts_by_type(kind.TYPE_NAME)
+        return [artifact_utils.deserialize_artifact(of_type, one) for one in found]
+
+    def next_starts_from(self) -> str | None:
+        """The weights of the model that a run of the day after the last is held to."""
+        found = LastBlessedModel("settings").resolve_artifacts(
+            self.store,
+            {
+                "examples": [self.examples(FIRST_SPAN + len(self._spans))],
+                "model": self.known(standard_artifacts.Model),
+                "model_blessing": [
+                    one
+                    for one in self.known(standard_artifacts.ModelBlessing)
+                    if "ModelGate" in one.uri
+                ],
+                "infra_blessing": self.known(standard_artifacts.InfraBlessing),
+            },
+        )
+        for model in found["model"]:
+            return (Path(model.uri) / "Format-Serving" / "saved_model.pb").read_text()
+        return None
+
+    def left(self) -> list[str]:
+        """What is in the pushed folder, hidden or not."""
+        return sorted(path.name for path in self.home.pushed.iterdir())
+
+
+def saved(folder: Path, weights: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_text(weights)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "home")
+
+
+def test_a_withdrawn_model_is_not_served_and_nothing_goes_on_from_it(runs: Runs) -> None:
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+    assert runs.next_starts_from() == "tuesday's"
+
+    done = withdraw(runs.home, tuesday)
+    assert runs.left() == [monday]
+    assert done.folder == runs.home.pushed / tuesday
+    assert done.served == runs.home.pushed / monday
+    assert runs.next_starts_from() == "monday's"
+    for blessing in runs.known(standard_artifacts.ModelBlessing):
+        is_taken = (
+            "ModelGate" in blessing.uri
+            and blessing.get_int_custom_property(MODEL_ID) in done.models
+        )
+        assert blessing.get_int_custom_property(BLESSED) == int(not is_taken)
+        assert blessing.has_custom_property(WITHDRAWN) == is_taken
+
+    runs.run("wednesday's")
+    assert runs.next_starts_from() == "wednesday's"
+
+
+def test_the_version_before_may_be_withdrawn_and_what_is_served_stays(runs: Runs) -> None:
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+    assert withdraw(runs.home, monday).served == runs.home.pushed / tuesday
+    assert runs.left() == [tuesday]
+    assert runs.next_starts_from() == "tuesday's"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_model_is_known_by_its_record_or_by_its_files(runs: Runs, recorded: bool) -> None:
+    """A version may be damaged, which may be why; and a run may not have lived to record it."""
+    runs.run("monday's")
+    tuesday = runs.run("tuesday's", recorded=recorded)
+    if recorded:
+        (runs.home.pushed / tuesday / "saved_model.pb").write_text("damaged")
+    withdraw(runs.home, tuesday)
+    assert runs.next_starts_from() == "monday's"
+
+
+def test_the_same_model_of_another_day_is_withdrawn_too(runs: Runs) -> None:
+    runs.run("monday's")
+    runs.run("the same")
+    (runs.home.pushed / "1011").rename(runs.home.pushed / "1012.moved")  # it was pushed once
+    wednesday = runs.run("the same")
+    assert len(withdraw(runs.home, wednesday).models) == 2
+    assert runs.next_starts_from() == "monday's"
+
+
+def test_a_withdrawal_that_was_killed_is_finished_by_the_same_command(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+    with monkeypatch.context() as dying:
+        dying.setattr(withdrawal, "_remove", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(runs.home, tuesday)
+    assert runs.next_starts_from() == "monday's", "the blessing goes first"
+    assert runs.left() == [monday, tuesday]
+    withdraw(runs.home, tuesday)
+    assert runs.left() == [monday]
+
+
+def refused(runs: Runs, version: str, sentence: str) -> None:
+    left, before = runs.left(), runs.next_starts_from()
+    with pytest.raises(PianoError, match=re.escape(sentence)) as error:
+        withdraw(runs.home, version)
+    assert len(str(error.value).splitlines()) == 1
+    assert runs.left() == left
+    assert runs.next_starts_from() == before
+
+
+def test_what_cannot_be_withdrawn_is_told_and_nothing_changes(runs: Runs) -> None:
+    pushed = runs.home.pushed
+    monday = runs.run("monday's")
+    refused(runs, "7", f"{pushed}: has no version '7', only {monday}")
+    refused(runs, monday, f"{pushed / monday}: is the only version, without which nothing is")
+    tuesday = runs.run("tuesday's")
+    refused(runs, f"../pushed/{tuesday}", f"has no version '../pushed/{tuesday}', only {monday}, ")
+    saved(pushed / "9999", "by hand")
+    refused(runs, "9999", f"{pushed / '9999'}: no run in {runs.home.home} is known to have pushed")
+    with alone(runs.home.home):
+        refused(runs, tuesday, f"{runs.home.home}: another run is at work there")
+
+
+def test_the_only_version_goes_by_force(runs: Runs) -> None:
+    monday = runs.run("monday's")
+    assert withdraw(runs.home, monday, force=True).served is None
+    assert runs.left() == []
+    assert runs.next_starts_from() is None
+
+
+def test_the_command_says_what_is_served_now(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+
+    def command(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["piano", "withdraw", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return str(ended.value.code)
+
+    nobody = tmp_path / "nobody"
+    assert command(nobody, "7") == (
+        f"error: {nobody}: no pipeline has run there; expected its home"
+    )
+    assert not nobody.exists()
+    assert command(runs.home.home, tuesday) == "0"
+    assert capsys.readouterr().out == (
+        f"withdrawn: {runs.home.pushed / tuesday}, model 6 in ML Metadata\n"
+        f"served now: {runs.home.pushed / monday}\n"
+    )
