@@ -133,7 +133,8 @@ class WarmStart:
         own = {id(table) for part in _pretrained(model) for table in part.tables.values()}
         if len(model.variables) != len(weights):
             raise PianoError(
-                f"a warm start: got {len(weights)} weights, expected {len(model.variables)}"
+                f"a warm start: got {len(weights)} weights, expected {len(model.variables)}; the "
+                "earlier model is of other code, from which training must start afresh once"
             )
         for variable, weight in zip(model.variables, weights, strict=True):
             if id(variable) in own:
