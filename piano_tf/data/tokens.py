@@ -6,6 +6,7 @@ All work is on flat arrays of code points; what Unicode says of them comes as co
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from piano_tf.data.unicode_tables import PAGE, Kind, Pages, pair_key, unicode_tables
@@ -42,37 +43,41 @@ def _tokens(queries: tf.Tensor) -> tf.RaggedTensor:
 
 
 def _split(queries: tf.Tensor) -> tf.RaggedTensor:
-    points = tf.strings.unicode_decode(queries, "UTF-8")
-    count = points.nrows()
     # A gap after each query keeps it apart from the next one in the flat arrays, and what `tf.roll`
     # brings around from the last place to the first.
-    points = tf.concat([points, tf.fill([count, 1], ord(" "))], axis=1)
-    points, rows = _folded(points.values, points.value_rowids())
+    points = tf.strings.unicode_decode(tf.strings.join([queries, " "]), "UTF-8")
+    points, rows = _folded(points.values, _owners(points.row_lengths()))
     starts, kinds = _pieces(points)
     rows = tf.gather(rows, starts)
     pieces = tf.RaggedTensor.from_row_starts(points, starts, validate=False)
     pieces = tf.strings.unicode_encode(pieces, "UTF-8")
     character = kinds == Kind.CHARACTER
     pairs = tf.strings.join([pieces, tf.roll(pieces, -1, 0)])
-
-    def where(mask: tf.Tensor, strings: tf.Tensor) -> tf.RaggedTensor:
-        return tf.RaggedTensor.from_value_rowids(*_kept(mask, strings, rows), count, validate=False)
-
-    singles = where(kinds != Kind.GAP, pieces)
-    return tf.concat([singles, where(character & tf.roll(character, -1, 0), pairs)], axis=1)
+    singles, of_singles = _kept(kinds != Kind.GAP, pieces, rows)
+    pairs, of_pairs = _kept(character & tf.roll(character, -1, 0), pairs, rows)
+    rows = tf.concat([of_singles, of_pairs], axis=0)
+    order = tf.argsort(rows, stable=True)
+    return tf.RaggedTensor.from_value_rowids(
+        tf.gather(tf.concat([singles, pairs], axis=0), order),
+        tf.gather(rows, order),
+        tf.size(queries, tf.int64),
+        validate=False,
+    )
 
 
 def _folded(points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Each code point folded, then in canonical order and composed; with the rows they are of."""
     tables = unicode_tables()
     number = _looked_up(tables.folding, points)
-    replacements = tf.RaggedTensor.from_row_lengths(
-        tables.replacements, tables.sizes, validate=False
-    )
-    found = tf.gather(replacements, number)
-    sizes = found.row_lengths()
-    points = tf.where(tf.repeat(number, sizes) == 0, tf.repeat(points, sizes), found.values)
-    rows = tf.repeat(rows, sizes)
+    sizes = tf.gather(tables.sizes, number)
+    owners = _owners(sizes)
+    # Where a replacement would begin if its code points stood in their table as they do here.
+    begins = tf.gather(np.cumsum(tables.sizes) - tables.sizes, number)
+    begins -= tf.cumsum(sizes, exclusive=True)
+    places = tf.gather(begins, owners) + tf.range(tf.size(owners, tf.int64))
+    number, points, rows = (tf.gather(array, owners) for array in (number, points, rows))
+    found = tf.gather(tables.replacements, places)
+    points = tf.where(number == 0, points, found)
 
     # What joins no symbols joins letters, which look different then but are the same.
     kinds = _looked_up(tables.kinds, points)
@@ -113,6 +118,14 @@ def _pieces(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     starts |= (kinds == Kind.FLAG) & (place % 2 == 0)
     first = tf.where(starts)[:, 0]
     return first, tf.gather(kinds, first)
+
+
+def _owners(sizes: tf.Tensor) -> tf.Tensor:
+    """The number of the part that each place of a flat array is of, from how long its parts are."""
+    ends, places = tf.cumsum(sizes), tf.range(tf.reduce_sum(sizes))
+    return tf.raw_ops.UpperBound(
+        sorted_inputs=ends[tf.newaxis], values=places[tf.newaxis], out_type=tf.int64
+    )[0]
 
 
 def _kept(mask: tf.Tensor, *arrays: tf.Tensor) -> list[tf.Tensor]:
