@@ -79,7 +79,7 @@ class PretrainedVectors(tf.keras.layers.Layer):
         )
 
     def _lookup(self, table: str, fold: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        rows = tf.shape(self.tables[table], tf.int64)[1]
+        rows = self.tables[table].shape[1]
         fold = tf.reshape(fold, [-1, *[1] * (ids.shape.rank - 1)])
         flat = tf.reshape(self.tables[table], [-1, self.units])
         return tf.gather(flat, fold * rows + ids)  # row 0, padding, is 0
