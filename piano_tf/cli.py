@@ -538,14 +538,15 @@ def pipeline(
 def withdraw(home: Path, version: str, force: bool) -> None:
     """Take VERSION of the models that HOME's pipeline pushed back.
 
-    A server goes back to the version before. No later run is held to this model or starts from it.
+    A server goes back to the version before. No later run is held to this model, starts from it or
+    pushes it.
     """
     from tfx_pipeline.configs import Home
     from tfx_pipeline.withdrawal import withdraw as take_back
 
     done = take_back(Home(home=home.absolute()), version, force=force)
     models = ", ".join(map(str, done.models))
-    click.echo(f"withdrawn: {done.folder}, model {models} in ML Metadata")
+    click.echo(f"withdrawn: {done.folder}, model {models or 'unknown'} in ML Metadata")
     click.echo(f"served now: {done.served or 'nothing'}")
 
 

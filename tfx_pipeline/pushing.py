@@ -16,6 +16,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils, proto_utils
 
 from piano_tf.files import whole_folder
+from tfx_pipeline.gates.blessing import is_withdrawn
 
 
 class OncePusher(executor.Executor):
@@ -24,7 +25,8 @@ class OncePusher(executor.Executor):
     TFX copies file by file, so that a full disk or a kill leaves half a model there. A version that
     is the newest already, file by file, is not pushed again but recorded as what this model was
     pushed as: so it is where nothing has changed since the last run, and where a run was killed
-    between the copying of a model and its record.
+    between the copying of a model and its record. A model that was withdrawn is not pushed again,
+    whoever blesses it.
     """
 
     def Do(
@@ -42,7 +44,8 @@ class OncePusher(executor.Executor):
         record = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.PUSHED_MODEL_KEY]
         )
-        if not self.CheckBlessing(input_dict):
+        trained = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
+        if is_withdrawn(trained) or not self.CheckBlessing(input_dict):
             self._MarkNotPushed(record)
             return
         model, served = Path(self.GetModelPath(input_dict)), newest_version(pushed)

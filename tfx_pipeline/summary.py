@@ -78,7 +78,7 @@ class RunSummary:
       pushed: The pushed version's folder, if this run pushed one.
       started_from: The folder of the model that training started from, if it did from any.
       lineage: What it made, stage by stage.
-      withdrawn: Whether the blessing was given, and taken back since (`withdrawal.py`).
+      withdrawn: Whether the model was pushed, and taken back since (`withdrawal.py`).
     """
 
     metrics: tuple[Metric, ...]
@@ -150,15 +150,16 @@ def read_summary(config: PipelineConfig) -> RunSummary:
     served = lineage.outputs["ServingGate", "InfraBlessing"]
     pushed = lineage.outputs["Pusher", "PushedModel"]
     version = newly_pushed(config, pushed) if "Pusher" in lineage.worked else ""
-    model = Path(path_utils.serving_model_path(lineage.outputs["Trainer", "Model"].uri))
+    model = lineage.outputs["Trainer", "Model"]
+    exported = Path(path_utils.serving_model_path(model.uri))
     return RunSummary(
         metrics=_metrics(lineage.outputs["Evaluator", "ModelEvaluation"].uri, config),
         compared=Comparison.load(Path(blessing.uri) / COMPARISON_FILE),
         blessed=blessing.custom_properties[BLESSED].int_value == 1,
-        withdrawn=blessing.custom_properties[WITHDRAWN].int_value == 1,
+        withdrawn=model.custom_properties[WITHDRAWN].int_value == 1,
         served=Verdict.load(Path(served.uri) / VERDICT_FILE),
         pushed=config.pushed / version if version else None,
-        started_from=ModelCard.load(model / CARD_FILE).started_from,
+        started_from=ModelCard.load(exported / CARD_FILE).started_from,
         lineage=lineage,
     )
 

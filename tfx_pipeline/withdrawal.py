@@ -1,4 +1,4 @@
-"""Takes a pushed version back: out of what is served, and of what later runs go on from."""
+"""Takes a pushed version back: it is not served, nor its model gone on from or pushed again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Withdrawn:
 
     Attributes:
       folder: The version, which is gone.
-      models: Ids in ML Metadata of the models that were pushed as it.
+      models: Ids in ML Metadata of the models that were pushed as it; none where no run lived to
+        record that, and half of its files were gone already.
       served: The version that a server takes now, if there is any.
     """
 
@@ -36,7 +37,9 @@ class Withdrawn:
 def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
     """Takes a version from the pushed folder, and the model gate's blessing from its model.
 
-    The blessing goes first: where this is killed in between, the same command finishes it.
+    The blessing goes first, with a mark on the model, by which it is not blessed or pushed again;
+    then the version, at once for whoever serves it; then its files. Where this is killed in
+    between, the same command finishes it.
 
     Args:
       home: Of the pipeline.
@@ -45,39 +48,47 @@ def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
 
     Raises:
       PianoError: There is no such version, no run is known to have pushed it, it is the only one,
-        or a run is at work.
+        a run is at work, or the folder cannot be removed.
     """
     if not home.metadata.is_file():
         raise PianoError(f"{home.home}: no pipeline has run there; expected its home")
     with alone(home.home):
-        folder = home.pushed / version
+        store = open_store(home)
+        folder, aside = home.pushed / version, home.pushed / f".{version}.withdrawn"
         versions = whole_versions(home.pushed)
-        if folder not in versions:
+        if folder in versions:
+            models = _models(store, folder.name, folder)
+            _require_withdrawable(home, folder, models, is_only=versions == [folder] and not force)
+            _take_back(store, models)
+            _set_aside(folder, aside)
+        elif aside in home.pushed.glob(".*"):  # of a withdrawal that was cut off
+            models = _models(store, folder.name, aside)
+        else:
             there = ", ".join(path.name for path in versions) or "none"
             raise PianoError(f"{home.pushed}: has no version {version!r}, only {there}")
-        if versions == [folder] and not force:
-            raise PianoError(
-                f"{folder}: is the only version, without which nothing is served; --force "
-                "withdraws it all the same"
-            )
-        store = open_store(home)
-        models = _models(store, folder)
-        if not models:
-            raise PianoError(f"{folder}: no run in {home.home} is known to have pushed it")
-        _take_back(store, models)
-        _remove(folder)
+        _remove(aside)
         return Withdrawn(folder, tuple(sorted(models)), newest_version(home.pushed))
 
 
-def _models(store: metadata_store.MetadataStore, folder: Path) -> set[int]:
-    """Of the models that were pushed as a version, and of those that are it byte for byte.
+def _require_withdrawable(home: Home, folder: Path, models: set[int], *, is_only: bool) -> None:
+    if is_only:
+        raise PianoError(
+            f"{folder}: is the only version, without which nothing is served; --force withdraws "
+            "it all the same"
+        )
+    if not models:
+        raise PianoError(f"{folder}: no run in {home.home} is known to have pushed it")
+
+
+def _models(store: metadata_store.MetadataStore, version: str, folder: Path) -> set[int]:
+    """Of the models that were pushed as a version, and of those that its folder is byte for byte.
 
     A run may not have lived to record its push, and a version may have been damaged since.
     """
     records = [
         record.id
         for record in store.get_artifacts_by_type("PushedModel")
-        if record.custom_properties[PUSHED_VERSION].string_value == folder.name
+        if record.custom_properties[PUSHED_VERSION].string_value == version
     ]
     pushes = {event.execution_id for event in store.get_events_by_artifact_ids(records)}
     taken = {event.artifact_id for event in store.get_events_by_execution_ids(sorted(pushes))}
@@ -89,7 +100,10 @@ def _models(store: metadata_store.MetadataStore, folder: Path) -> set[int]:
 
 
 def _take_back(store: metadata_store.MetadataStore, models: set[int]) -> None:
-    """Marks the model gate's blessings of some models."""
+    """Marks some models, and takes the model gate's blessings of them."""
+    marked = store.get_artifacts_by_id(sorted(models))
+    for model in marked:
+        model.custom_properties[WITHDRAWN].int_value = 1
     given = [
         blessing
         for blessing in store.get_artifacts_by_type("ModelBlessing")
@@ -99,15 +113,29 @@ def _take_back(store: metadata_store.MetadataStore, models: set[int]) -> None:
     ]
     for blessing in given:
         blessing.custom_properties[BLESSED].int_value = 0
-        blessing.custom_properties[WITHDRAWN].int_value = 1
-    store.put_artifacts(given)
+    store.put_artifacts([*marked, *given])
 
 
-def _remove(folder: Path) -> None:
-    """Takes a version away at once, for whoever serves it, and then its files."""
-    aside = folder.with_name(f".{folder.name}.withdrawn")
-    folder.rename(aside)
-    shutil.rmtree(aside)
+def _set_aside(folder: Path, aside: Path) -> None:
+    """Takes a version away at once, for whoever serves it."""
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise PianoError(
+            f"{folder}: is served still, for it cannot be renamed ({error.strerror}); its blessing "
+            "is taken back, and the same command goes on"
+        ) from error
+
+
+def _remove(aside: Path) -> None:
+    """Removes the files of a version that is set aside."""
+    try:
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise PianoError(
+            f"{aside}: cannot be removed ({error.strerror}); the version is withdrawn, and the "
+            "same command goes on"
+        ) from error
 
 
 def _is_of_model_gate(store: metadata_store.MetadataStore, blessing: mlmd.Artifact) -> bool:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from push_alone import push
 from tfx import types
 from tfx.types import artifact_utils, standard_artifacts
 
 from piano_tf import cli
 from piano_tf.errors import PianoError
+from piano_tf.evaluation.lists import read_lists
+from piano_tf.evaluation.predictions import Predictions, initial_order
 from tfx_pipeline import withdrawal
-from tfx_pipeline.configs import PIPELINE_NAME, Home
-from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, WITHDRAWN
+from tfx_pipeline.configs import PIPELINE_NAME, Home, Thresholds
+from tfx_pipeline.gates import model as model_gate
+from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, is_withdrawn
+from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison, ModelGate
 from tfx_pipeline.lineage import open_store
 from tfx_pipeline.local_runner import alone
 from tfx_pipeline.origin import stamp
@@ -152,10 +162,59 @@ def test_a_withdrawn_model_is_not_served_and_nothing_goes_on_from_it(runs: Runs)
             and blessing.get_int_custom_property(MODEL_ID) in done.models
         )
         assert blessing.get_int_custom_property(BLESSED) == int(not is_taken)
-        assert blessing.has_custom_property(WITHDRAWN) == is_taken
+    marked = [one.id for one in runs.known(standard_artifacts.Model) if is_withdrawn(one)]
+    assert marked == list(done.models)
 
     runs.run("wednesday's")
     assert runs.next_starts_from() == "wednesday's"
+
+
+def test_a_withdrawn_model_is_refused_by_the_gate_whatever_it_is_held_to(
+    runs: Runs, log_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works anew where its limits, its code or the model to hold to are others."""
+    runs.run("monday's")
+    withdraw(runs.home, runs.run("tuesday's"))
+    monkeypatch.setattr(model_gate, "_predictions", lambda _, logs: as_the_first_stage(logs))
+    evaluated = standard_artifacts.ModelBlessing()
+    evaluated.set_int_custom_property(BLESSED, 1)
+    monday, tuesday = runs.known(standard_artifacts.Model)
+    for model, baseline, complaints in (
+        (monday, None, ()),
+        (tuesday, None, ("it was withdrawn",)),
+        (tuesday, monday, ("it was withdrawn",)),
+    ):
+        blessing = standard_artifacts.ModelBlessing()
+        blessing.uri = str(runs.home.artifacts / "anew")
+        inputs = {"model": [model], "evaluated": [evaluated]}
+        ModelGate.EXECUTOR_SPEC.executor_class().Do(
+            inputs if baseline is None else {**inputs, "baseline": [baseline]},
+            {"blessing": [blessing]},
+            {
+                "logs": str(log_dir),
+                "limits": Thresholds(undecided="bless").model_dump_json(),
+                "code": "another",
+            },
+        )
+        assert Comparison.load(Path(blessing.uri) / COMPARISON_FILE).complaints == complaints
+        assert blessing.get_int_custom_property(BLESSED) == int(not complaints)
+
+
+def as_the_first_stage(logs: Path) -> Predictions:
+    """Of a model that orders the test split as it was."""
+    lists = read_lists(logs, "test")
+    share, any_share = lists.mask * 0.3, np.full(len(lists), 0.5)
+    return Predictions(initial_order(lists), share, share, any_share, any_share)
+
+
+def test_a_withdrawn_model_is_not_pushed_whoever_blesses_it(runs: Runs) -> None:
+    monday = runs.run("monday's")
+    withdraw(runs.home, runs.run("tuesday's"))
+    trained = dict(zip(("monday", "tuesday"), runs.known(standard_artifacts.Model), strict=True))
+    record = push(trained["tuesday"], runs.home.pushed)
+    assert record.get_int_custom_property("pushed") == 0
+    assert runs.left() == [monday]
+    assert push(trained["monday"], runs.home.pushed).get_int_custom_property("pushed") == 1
 
 
 def test_the_version_before_may_be_withdrawn_and_what_is_served_stays(runs: Runs) -> None:
@@ -185,18 +244,59 @@ def test_the_same_model_of_another_day_is_withdrawn_too(runs: Runs) -> None:
     assert runs.next_starts_from() == "monday's"
 
 
+@pytest.mark.parametrize("killed_in", ["_set_aside", "_remove"])
+@pytest.mark.parametrize("recorded", [True, False])
 def test_a_withdrawal_that_was_killed_is_finished_by_the_same_command(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, killed_in: str, recorded: bool
 ) -> None:
-    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's", recorded=recorded)
     with monkeypatch.context() as dying:
-        dying.setattr(withdrawal, "_remove", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        dying.setattr(withdrawal, killed_in, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             withdraw(runs.home, tuesday)
     assert runs.next_starts_from() == "monday's", "the blessing goes first"
-    assert runs.left() == [monday, tuesday]
+    aside = f".{tuesday}.withdrawn"
+    assert runs.left() == ([monday, tuesday] if killed_in == "_set_aside" else [aside, monday])
+    done = withdraw(runs.home, tuesday)
+    assert runs.left() == [monday]
+    assert done.folder == runs.home.pushed / tuesday
+    assert len(done.models) == 1
+    assert done.served == runs.home.pushed / monday
+    refused(runs, tuesday, f"{runs.home.pushed}: has no version '{tuesday}', only {monday}")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_one_that_was_killed_among_the_files_is_finished_too(runs: Runs, recorded: bool) -> None:
+    """Then the model is known by its record alone."""
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's", recorded=recorded)
+    (runs.home.pushed / tuesday / "saved_model.pb").unlink()
+    (runs.home.pushed / tuesday).rename(runs.home.pushed / f".{tuesday}.withdrawn")
+    assert len(withdraw(runs.home, tuesday).models) == int(recorded)
+    assert runs.left() == [monday]
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "told"),
+    [
+        (Path, "rename", "{pushed}/{version}: is served still, for it cannot be renamed (No "),
+        (shutil, "rmtree", "{pushed}/.{version}.withdrawn: cannot be removed (No space left "),
+    ],
+    ids=["rename", "rmtree"],
+)
+def test_a_folder_that_cannot_be_removed_is_one_sentence(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, where: object, what: str, told: str
+) -> None:
+    monday, tuesday = runs.run("monday's"), runs.run("tuesday's")
+    with monkeypatch.context() as failing:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        failing.setattr(where, what, mock.Mock(side_effect=error))
+        with pytest.raises(PianoError) as raised:
+            withdraw(runs.home, tuesday)
+    assert str(raised.value).startswith(told.format(pushed=runs.home.pushed, version=tuesday))
+    assert str(raised.value).endswith("and the same command goes on")
     withdraw(runs.home, tuesday)
     assert runs.left() == [monday]
+    assert runs.next_starts_from() == "monday's"
 
 
 def refused(runs: Runs, version: str, sentence: str) -> None:

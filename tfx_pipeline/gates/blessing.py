@@ -9,7 +9,7 @@ from tfx import types
 from piano_tf.config import Frozen
 
 BLESSED = "blessed"
-WITHDRAWN = "withdrawn"  # of a blessing that was given, and taken back (`withdrawal.py`)
+WITHDRAWN = "withdrawn"  # of a model that was pushed, and taken back (`withdrawal.py`)
 MODEL_ID = "current_model_id"  # as Evaluator says which model a blessing is of
 
 
@@ -35,6 +35,11 @@ def bless(
 def is_blessed(blessing: types.Artifact) -> bool:
     """Whether it says yes."""
     return blessing.get_int_custom_property(BLESSED) == 1
+
+
+def is_withdrawn(model: types.Artifact) -> bool:
+    """Whether a model was pushed and taken back, and may not be pushed again."""
+    return model.get_int_custom_property(WITHDRAWN) == 1
 
 
 def model_of(blessing: types.Artifact) -> int:

@@ -35,7 +35,7 @@ from piano_tf.evaluation.served import predict_exported
 from piano_tf.evaluation.significance import Interval
 from piano_tf.features import LABELS
 from tfx_pipeline.configs import Thresholds
-from tfx_pipeline.gates.blessing import bless
+from tfx_pipeline.gates.blessing import bless, is_withdrawn
 from tfx_pipeline.gates.measures import (
     ALL_LISTS,
     Measure,
@@ -165,15 +165,19 @@ class Comparison(Frozen):
     Attributes:
       figures: Every figure of every slice.
       changes: Those that decide.
+      withdrawn: Whether the model was pushed and taken back, whatever its changes are.
     """
 
     figures: tuple[Figure, ...]
     changes: tuple[Change, ...]
+    withdrawn: bool = False
 
     @property
     def complaints(self) -> tuple[str, ...]:
         """What stands against a blessing."""
-        return tuple(one.complaint for one in self.changes if one.complaint is not None)
+        taken_back = ("it was withdrawn",) if self.withdrawn else ()
+        lost = (one.complaint for one in self.changes if one.complaint is not None)
+        return (*taken_back, *lost)
 
 
 @component
@@ -186,7 +190,7 @@ def ModelGate(
     code: Parameter[str],
     baseline: InputArtifact[standard_artifacts.Model] = None,
 ) -> None:
-    """Blesses what Evaluator blessed, unless the model is shown to lose.
+    """Blesses what Evaluator blessed, unless the model is shown to lose or was withdrawn.
 
     Args:
       model: Trainer's.
@@ -206,7 +210,7 @@ def ModelGate(
         _predictions(baseline.uri, log_dir) if baseline is not None else None,
         parts_of(lists, log_dir, _SPLIT),
         Thresholds.from_json(limits),
-    )
+    ).model_copy(update={"withdrawn": is_withdrawn(model)})
     passed = is_model_blessed(evaluated) and not found.complaints
     bless(blessing, model, passed=passed, why=found, file=COMPARISON_FILE)
 
