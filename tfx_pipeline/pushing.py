@@ -35,7 +35,10 @@ class OncePusher(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Pushes the model if it is blessed; its version is the time, or one more than the last."""
+        """Pushes the model if it is blessed; its version is the time, or one more than the last.
+
+        The record's copy comes first: where that finds no room, nothing new is served.
+        """
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
@@ -49,12 +52,12 @@ class OncePusher(executor.Executor):
             self._MarkNotPushed(record)
             return
         model, served = Path(self.GetModelPath(input_dict)), newest_version(pushed)
+        io_utils.copy_dir(str(model), record.uri)
         if served is not None and same_files(model, served):
             logging.info("%s is this model already: not pushed again", served)
             version = served
         else:
             version = _push(model, pushed, 0 if served is None else int(served.name) + 1)
-        io_utils.copy_dir(str(model), record.uri)
         self._MarkPushed(record, pushed_destination=str(version), pushed_version=version.name)
 
 

@@ -42,6 +42,25 @@ def test_a_full_disk_is_named_whatever_fills_it(tmp_path: Path) -> None:
         assert said[name].startswith(f"{disk_named}, to write {name}"), said[name]
 
 
+def test_a_disk_that_a_push_fills_leaves_what_is_served(tmp_path: Path) -> None:
+    """There is room for the record of a model, and not for the model that is served."""
+    home = tmp_path / "home"
+    model, pushed = home / "model", home / "pushed"
+    (model / "Format-Serving").mkdir(parents=True)
+    (model / "Format-Serving" / "saved_model.pb").write_bytes(bytes(2_000_000))
+    pushed.mkdir()
+    command = (sys.executable, Path(__file__).with_name("push_alone.py"), model, pushed)
+    with SmallDisk(home, room_kb=3000) as disk:
+        done = disk.run(*command)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert disk.run("ls", "-A", pushed).stdout == ""
+        disk.make_room()
+        done = disk.run(*command)
+        assert done.returncode == 0, done.stderr
+        assert len(disk.run("ls", "-A", pushed).stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from push_alone import model_at, push
 from scipy import special
-from tfx.types import standard_artifacts
+from tfx.utils import io_utils
 
 from piano_tf.evaluation.lists import Lists, read_lists
 from piano_tf.evaluation.predictions import Predictions, initial_order
@@ -18,7 +20,7 @@ from piano_tf.evaluation.ranking import list_metrics
 from tfx_pipeline.configs import Thresholds
 from tfx_pipeline.gates.measures import ALL_LISTS, Part, measures, parts_of
 from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Comparison, compare
-from tfx_pipeline.pushing import OncePusher, newest_version, same_files
+from tfx_pipeline.pushing import newest_version, same_files
 
 CANDIDATES = 12
 LIMITS = Thresholds()
@@ -310,7 +312,7 @@ def test_a_model_is_pushed_once(tmp_path: Path) -> None:
     first, other = (saved(tmp_path / name / "Format-Serving", name) for name in ("one", "two"))
     pushed.mkdir()
     (pushed / ".99.half").mkdir()  # of a run that was killed
-    found = [push(folder.parent, pushed) for folder in (first, first, other, other)]
+    found = [push(model_at(folder.parent), pushed) for folder in (first, first, other, other)]
     one, again, two, _ = (record.get_string_custom_property("pushed_version") for record in found)
     assert one == again
     assert int(two) > int(one), "within a second, too"
@@ -323,7 +325,7 @@ def test_a_version_that_no_run_lived_to_record_is_recorded(tmp_path: Path) -> No
     pushed = tmp_path / "pushed"
     model = saved(tmp_path / "model" / "Format-Serving", "1")
     saved(pushed / "1700000000", "1")  # and there the run was killed
-    record = push(model.parent, pushed)
+    record = push(model_at(model.parent), pushed)
     assert [path.name for path in pushed.iterdir()] == ["1700000000"]
     assert record.get_int_custom_property("pushed") == 1
     assert record.get_string_custom_property("pushed_version") == "1700000000"
@@ -331,24 +333,27 @@ def test_a_version_that_no_run_lived_to_record_is_recorded(tmp_path: Path) -> No
     assert same_files(Path(record.uri), model)
 
     (pushed / "1700000000" / "variables" / "data").write_text("2")
-    other = push(model.parent, pushed).get_string_custom_property("pushed_version")
+    other = push(model_at(model.parent), pushed).get_string_custom_property("pushed_version")
     assert int(other) > 1700000000, "what is there is another model"
-    assert push(model.parent, pushed, blessed=0).get_int_custom_property("pushed") == 0
+    assert push(model_at(model.parent), pushed, blessed=0).get_int_custom_property("pushed") == 0
 
 
-def push(model: Path, pushed: Path, blessed: int = 1) -> standard_artifacts.PushedModel:
-    """OncePusher on a model; its record."""
-    artifact, blessing = standard_artifacts.Model(), standard_artifacts.ModelBlessing()
-    output = standard_artifacts.PushedModel()
-    artifact.uri, output.uri = str(model), str(model.parent / "output")
-    blessing.set_int_custom_property("blessed", blessed)
-    destination = {"filesystem": {"base_directory": str(pushed)}}
-    OncePusher().Do(
-        {"model": [artifact], "model_blessing": [blessing]},
-        {"pushed_model": [output]},
-        {"push_destination": json.dumps(destination)},
-    )
-    return output
+def test_a_record_that_finds_no_room_leaves_what_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = tmp_path / "pushed"
+    saved(pushed / "9", "the last")
+    model = model_at(saved(tmp_path / "model" / "Format-Serving", "1").parent)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as failing:
+        failing.setattr(io_utils, "copy_dir", mock.Mock(side_effect=full))
+        with pytest.raises(OSError, match="No space left"):
+            push(model, pushed)
+    assert [path.name for path in pushed.iterdir()] == ["9"]
+    saved(tmp_path / "record", "half of it")
+    record = push(model, pushed)
+    assert same_files(Path(record.uri), tmp_path / "model" / "Format-Serving")
+    assert len(list(pushed.iterdir())) == 2
 
 
 def test_the_newest_version_is_the_highest_that_is_whole(tmp_path: Path) -> None:
