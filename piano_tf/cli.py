@@ -547,7 +547,7 @@ def withdraw(home: Path, version: str, force: bool) -> None:
     done = take_back(Home(home=home.absolute()), version, force=force)
     models = ", ".join(map(str, done.models))
     click.echo(f"withdrawn: {done.folder}, model {models or 'unknown'} in ML Metadata")
-    click.echo(f"served now: {done.served or 'nothing'}")
+    click.echo(f"a server that watches goes back to: {done.served or 'nothing'}")
 
 
 def _tfx(

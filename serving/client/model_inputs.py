@@ -111,18 +111,32 @@ def _checked(search_list: SearchList, index: int, columns: Mapping[str, Column])
     lengths = {name: _length(given[name], name, index) for name in (ITEMS, HISTORY)}
     if lengths[ITEMS] == 0:
         raise RequestError(f"list {index}: column {ITEMS!r} is empty, expected a candidate or more")
+    _require_all(columns, given, lengths, index)
     return {name: _fit(column, given, lengths, index) for name, column in columns.items()}
+
+
+def _require_all(
+    columns: Mapping[str, Column], given: Mapping[str, Any], lengths: Mapping[str, int], index: int
+) -> None:
+    missing = sorted(
+        name
+        for name in columns.keys() - given.keys()
+        if columns[name].along != HISTORY or lengths[HISTORY] > 0
+    )
+    if not missing:
+        return
+    column, others = columns[missing[0]], ", ".join(map(repr, missing[1:]))
+    raise RequestError(
+        f"list {index}: column {column.name!r} is missing, expected {column.kind} "
+        f"{'for the list' if column.rank == 1 else f'for each {column.along}'}"
+        f"{f'; so are {others}' if others else ''}"
+    )
 
 
 def _fit(column: Column, given: Mapping[str, Any], lengths: Mapping[str, int], index: int) -> Any:
     """Returns what one list has for one input."""
     if column.name not in given:
-        if column.along == HISTORY and lengths[HISTORY] == 0:
-            return ()
-        raise RequestError(
-            f"list {index}: column {column.name!r} is missing, expected {column.kind} "
-            f"{'for the list' if column.rank == 1 else f'for each {column.along}'}"
-        )
+        return ()  # of an empty history
     value = given[column.name]
     if column.rank == 1:
         if not column.holds(value):

@@ -104,10 +104,16 @@ def _by_row(instances: Any, signature: SignatureDef) -> Mapping[str, Any]:
     if len(names) == 1 and not any(_is_named(one, names) for one in instances):
         return {names.pop(): instances}
     for place, one in enumerate(instances):
-        if not isinstance(one, dict) or one.keys() != names:
-            given = sorted(one) if isinstance(one, dict) else type(one).__name__
+        if not isinstance(one, dict):
             raise invalid_argument(
-                f"instance {place} has the inputs {given}, expected {sorted(names)}"
+                f"instance {place} is of type {type(one).__name__}, expected an object with "
+                f"{sorted(names)}"
+            )
+        if missing := names - one.keys():
+            raise invalid_argument(f"instance {place} lacks the inputs {sorted(missing)}")
+        if extra := one.keys() - names:
+            raise invalid_argument(
+                f"instance {place} has the inputs {sorted(extra)}, of which the signature has none"
             )
     return {name: [one[name] for one in instances] for name in names}
 

@@ -347,5 +347,5 @@ def test_the_command_says_what_is_served_now(
     assert command(runs.home.home, tuesday) == "0"
     assert capsys.readouterr().out == (
         f"withdrawn: {runs.home.pushed / tuesday}, model 6 in ML Metadata\n"
-        f"served now: {runs.home.pushed / monday}\n"
+        f"a server that watches goes back to: {runs.home.pushed / monday}\n"
     )

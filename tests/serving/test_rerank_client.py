@@ -185,6 +185,10 @@ class TestRequestError:
                 "column 'user_country' is missing, expected text for the list",
             ),
             (
+                replace(without_feature(ADA, "user_country"), initial_score=None),
+                "expected a finite number for each item_id; so are 'user_country'",
+            ),
+            (
                 without_feature(ADA, "history_item_artist"),
                 "column 'history_item_artist' is missing, expected text for each history_item_id",
             ),
