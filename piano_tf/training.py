@@ -92,6 +92,7 @@ def fit(
     Raises:
       ConfigError: Debiasing is configured, and there are no propensities, or a model or a loss that
         cannot be weighted by them; or XLA is, and there are several replicas.
+      WarmStartError: The earlier model's weights are others; nothing has been trained.
       PianoError: The checkpoints there are of another training.
     """
     if config.training.debiasing is not None and config.model.name in models.TREES:

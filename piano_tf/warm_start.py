@@ -26,6 +26,10 @@ from piano_tf.models import Reranker
 Vocabularies = Mapping[str, Sequence[bytes]]
 
 
+class WarmStartError(PianoError):
+    """An earlier model without an `obstacle`, whose weights turn out to be others."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Earlier:
     """A model that was exported, as a start for another.
@@ -127,29 +131,41 @@ class WarmStart:
         """Gives a model, which is built, all weights but pre-trained vectors and calibration.
 
         Raises:
-          PianoError: Its weights are others.
+          WarmStartError: The earlier model's weights are others, as they are where the code has
+            other layers now. The model is as it was.
         """
         weights, tables = self.earlier.weights, dict(_tables(model))
         own = {id(table) for part in _pretrained(model) for table in part.tables.values()}
         if len(model.variables) != len(weights):
-            raise PianoError(
-                f"a warm start: got {len(weights)} weights, expected {len(model.variables)}; the "
-                "earlier model is of other code, from which training must start afresh once"
+            raise WarmStartError(
+                f"a warm start: got {len(weights)} weights, expected {len(model.variables)}; "
+                "the earlier model has other layers"
             )
+        taken = []
         for variable, weight in zip(model.variables, weights, strict=True):
             if id(variable) in own:
                 continue
-            if id(variable) in tables:
-                rows, _ = self._rows(tables[id(variable)])
-                weight = weight[rows]
-            if weight.shape != tuple(variable.shape):
-                raise PianoError(
-                    f"a warm start: {variable.name} has shape {tuple(variable.shape)}, "
-                    f"and {weight.shape} in the earlier model"
+            expected, table = tuple(variable.shape), tables.get(id(variable))
+            if table in self.vocabularies:
+                expected = (self._rows_before(table), *expected[1:])
+            if weight.shape != expected:
+                raise WarmStartError(
+                    f"a warm start: got shape {weight.shape} for {variable.name}, expected "
+                    f"{expected}; the earlier model has other layers"
                 )
+            if table is not None:
+                rows, _ = self._rows(table)
+                weight = weight[rows]
+            taken.append((variable, weight))
+        for variable, weight in taken:
             variable.assign(weight)
         # Fitted after training; trained through, it would be fitted once more each day.
         model.calibration.reset()
+
+    def _rows_before(self, table: str) -> int:
+        """How many rows the earlier model's table of a vocabulary has: padding and buckets too."""
+        buckets = self.earlier.card.inputs.encoding.oov_buckets
+        return 1 + len(self.earlier.vocabularies[table]) + buckets
 
     def _rows(self, table: str) -> tuple[np.ndarray, np.ndarray]:
         """For each row of a table now: that which stood for it, and whether that was its own."""

@@ -24,7 +24,7 @@ from piano_tf.features import FeatureSpec
 from piano_tf.models import Reranker, build
 from piano_tf.pretraining import interactions_of, pretrain
 from piano_tf.training import fit
-from piano_tf.warm_start import Earlier, WarmStart
+from piano_tf.warm_start import Earlier, WarmStart, WarmStartError
 
 
 def reencoded(encoder: Encoder, vocabularies: Mapping[str, list[str]]) -> Encoder:
@@ -137,9 +137,35 @@ def test_what_cannot_be_started_from_is_said(encoder, config, raw) -> None:
     shorter = EncodingConfig(query_length=2)
     shorter = inputs.model_copy(update={"encoding": shorter})
     assert earlier.obstacle(shorter, config, as_bytes(encoder)) == "its encoding is another"
-    lost = Earlier(earlier.card, earlier.weights[:-1], earlier.vocabularies)
-    with pytest.raises(PianoError, match=r"a warm start: got \d+ weights, expected \d+"):
-        WarmStart(lost, earlier.vocabularies).give(fresh(encoder, config, raw, seed=2))
+
+
+def test_other_layers_are_said_before_anything_is_given(encoder, config, raw) -> None:
+    earlier = started(fresh(encoder, config, raw, seed=1), encoder)
+    model = fresh(encoder, config, raw, seed=2)
+    before = [variable.numpy() for variable in model.variables]
+
+    def refused(weights: tuple[np.ndarray, ...]) -> str:
+        other = Earlier(earlier.card, weights, earlier.vocabularies)
+        with pytest.raises(WarmStartError) as error:
+            WarmStart(other, as_bytes(encoder)).give(model)
+        for variable, weight in zip(model.variables, before, strict=True):
+            np.testing.assert_array_equal(variable, weight)
+        return str(error.value)
+
+    *all_but_one, last = earlier.weights
+    count = len(earlier.weights)
+    assert refused((*all_but_one,)).startswith(
+        f"a warm start: got {count - 1} weights, expected {count}"
+    )
+    wider = np.zeros((*last.shape, 2), np.float32)
+    assert f"got shape {wider.shape} for " in refused((*all_but_one, wider))
+    names = [variable.name for variable in model.variables]
+    (place,) = (number for number, name in enumerate(names) if "item_id/embeddings" in name)
+    shorter = [*earlier.weights]
+    shorter[place] = shorter[place][:-1]
+    told = refused((*shorter,))
+    assert f"got shape {shorter[place].shape} for " in told
+    assert f"expected {earlier.weights[place].shape}" in told
 
 
 def test_a_compositional_table_of_a_vocabulary_that_moved_is_an_obstacle(encoder, config) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -17,8 +18,8 @@ from piano_tf.errors import PianoError
 from piano_tf.export import ModelCard, ServingModule, export_model, require_exportable
 from piano_tf.features import LABELS, SPLITS, FeatureSpec, InputSpec
 from piano_tf.hardware import choose_strategy, is_chief
-from piano_tf.training import fit
-from piano_tf.warm_start import Earlier, WarmStart
+from piano_tf.training import FittedReranker, fit
+from piano_tf.warm_start import Earlier, WarmStart, WarmStartError
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.progress import NEWS
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
@@ -77,17 +78,18 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
     ]
     warm_start = _warm_start(fn_args.base_model, output, inputs, config)
-    fitted = fit(
+    training = functools.partial(
+        fit,
         train,
         validation,
         inputs,
         config,
-        warm_start=warm_start,
         callbacks=callbacks if is_chief(strategy) else (),
         strategy=strategy,
         checkpoints=_checkpoints(fn_args, config, inputs, strategy),
         verbose=2,
     )
+    fitted, started = fit_from(warm_start, training)
     if not is_chief(strategy):
         return
     NEWS.info("score: log p(click) + %g log p(conversion | click)", fitted.score.conversion)
@@ -96,9 +98,28 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         inputs=inputs,
         config=config,
         score=fitted.score,
-        started_from=None if warm_start is None else fn_args.base_model,
+        started_from=fn_args.base_model if started else None,
     )
     export_model(module, card, Path(fn_args.serving_model_dir))
+
+
+def fit_from(
+    start: WarmStart | None, training: Callable[..., FittedReranker]
+) -> tuple[FittedReranker, bool]:
+    """Trains from an earlier model; from scratch where its weights turn out to be others.
+
+    Args:
+      start: The earlier model, if there is one.
+      training: `fit`, but for its `warm_start`.
+
+    Returns:
+      What came of it, and whether it started from the earlier model.
+    """
+    try:
+        return training(warm_start=start), start is not None
+    except WarmStartError as error:  # known once the model is built, before its first step
+        NEWS.info("from scratch after all: %s", error)
+        return training(warm_start=None), False
 
 
 def _files(train: list[str], validation: list[str]) -> tuple[list[str], list[str]]:

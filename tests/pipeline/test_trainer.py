@@ -1,0 +1,49 @@
+"""Trainer: an earlier model with other layers ends no run."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from piano_tf.config import Config, ModelConfig, ScoreConfig, TrainingConfig
+from piano_tf.data.batches import dataset
+from piano_tf.data.encoding import Encoder
+from piano_tf.export import ModelCard
+from piano_tf.training import fit
+from piano_tf.warm_start import Earlier, WarmStart
+from tfx_pipeline.trainer import fit_from
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model: ModelConfig, encoder: Encoder) -> Config:
+    model = tiny_model.model_copy(update={"name": "dnn", "pretraining": None})
+    return Config(model=model, encoding=encoder.encoding, training=TrainingConfig(epochs=1))
+
+
+def test_other_layers_mean_training_from_scratch(
+    config: Config, log_dir: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists = dataset(log_dir, "train", encoder, batch_size=20).cache()
+    training = functools.partial(fit, lists, lists, encoder.inputs, config, verbose=0)
+    fresh, started = fit_from(None, training)
+    assert not started
+    card = ModelCard(inputs=encoder.inputs, config=config, score=ScoreConfig())
+    weights = tuple(variable.numpy() for variable in fresh.model.variables)
+    strings = {
+        name: [one.encode() for one in found] for name, found in encoder.vocabularies.items()
+    }
+    _, started = fit_from(WarmStart(Earlier(card, weights, strings), strings), training)
+    assert started
+
+    with caplog.at_level(logging.INFO):
+        lost = WarmStart(Earlier(card, weights[:-1], strings), strings)
+        found, started = fit_from(lost, training)
+    assert not started
+    (told,) = (one for one in caplog.messages if one.startswith("from scratch after all: "))
+    assert f"got {len(weights) - 1} weights, expected {len(weights)}" in told
+    for weight, variable in zip(weights, found.model.variables, strict=True):
+        np.testing.assert_array_equal(variable, weight)
