@@ -126,8 +126,7 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
     served = summary.served
     if served.passed:
         yield (
-            f"Serving gate: {served.requests} golden requests answered over gRPC, p50 "
-            f"{served.p50_ms:.1f} ms (at most {served.latency_ms:g})."
+            f"Serving gate: {served.requests} golden requests answered over gRPC, {served.times()}."
         )
     else:
         yield "Serving gate: not fit to be served."

@@ -71,8 +71,9 @@ class ServingLimits(Frozen):
     """What a served model must keep to be pushed.
 
     Attributes:
-      latency_ms: Of the median normal request, measured at the client, one request at a time.
-      timed_requests: How many the median is of.
+      latency_ms: Of the median of each golden request, the longest list's too, measured at the
+        client, one request at a time.
+      timed_requests: How many of each the median is of.
       longest_list: Candidates of the longest list that must be answered.
       startup_s: What the server may take to load the model, and any one request to be answered:
         the first of each shape is slow.

@@ -139,7 +139,7 @@ def _served(verdict: Verdict) -> str:
         return f"[red]not fit to be served[/red]: {escape('; '.join(verdict.reasons))}"
     return (
         f"[green]served[/green]: {verdict.requests} golden requests answered over gRPC, "
-        f"p50 {verdict.p50_ms:.1f} ms (at most {verdict.latency_ms:g})"
+        f"{verdict.times()}"
     )
 
 

@@ -64,7 +64,9 @@ def blessed(config: PipelineConfig) -> RunSummary:
         metrics=(Metric("click AUC", 0.71, lower_bound=0.55),),
         compared=compare(lists, same, same, parts, lenient),
         blessed=True,
-        served=Verdict(reasons=(), requests=5, p50_ms=12.5, latency_ms=250),
+        served=Verdict(
+            reasons=(), requests=5, p50_ms={"normal": 12.5, "longest list": 40.0}, latency_ms=250
+        ),
         pushed=config.pushed / "1700000000",
         started_from=None,
         lineage=Lineage(
@@ -87,7 +89,8 @@ def test_the_card_of_a_blessed_model(config: PipelineConfig, blessed: RunSummary
     assert "<h1>Model 8 on tiny</h1>" in text
     for sentence in (
         "Model gate: blessed.",
-        "Serving gate: 5 golden requests answered over gRPC, p50 12.5 ms (at most 250).",
+        "Serving gate: 5 golden requests answered over gRPC, p50 normal 12.5 ms, longest list "
+        "40.0 ms (each at most 250 ms).",
         "Pushed as version 1700000000.",
     ):
         assert f"<li>{sentence}</li>" in text

@@ -145,7 +145,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     # The next, of which a gate or the other wants more than its model can.
     daily.put(every_day[third], third)
     for limits, reason in (
-        ({"serving": {"latency_ms": 1e-6}}, r"\nblessed\nnot fit to be served: p50 is "),
+        ({"serving": {"latency_ms": 1e-6}}, r"\nblessed\nnot fit to be served: normal: p50 is "),
         ({"undecided": "refuse", "largest_loss": 0.0}, r"\nnot blessed: .* the last blessed model"),
     ):
         daily.limit(**limits)
