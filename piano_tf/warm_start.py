@@ -146,7 +146,7 @@ class WarmStart:
             if id(variable) in own:
                 continue
             expected, table = tuple(variable.shape), tables.get(id(variable))
-            if table in self.vocabularies:
+            if table is not None and table in self.vocabularies:
                 expected = (self._rows_before(table), *expected[1:])
             if weight.shape != expected:
                 raise WarmStartError(
