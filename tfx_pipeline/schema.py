@@ -22,6 +22,15 @@ _CURATED = Path(__file__).parent / "schemas"
 _TYPES = {"string": schema_pb2.BYTES, "float": schema_pb2.FLOAT, "int64": schema_pb2.INT}
 # The largest difference in the share of one query; small splits differ by some hundredths.
 _QUERY_SHIFT = 0.2
+# Transform leaves out columns in any other stage, and those that are deprecated.
+_STAGES = (schema_pb2.UNKNOWN_STAGE, schema_pb2.BETA, schema_pb2.PRODUCTION)
+# By what else a schema can say which tensors columns become.
+_TENSORS = (
+    "tensor_representation_group",
+    "represent_variable_length_as_ragged",
+    "sparse_feature",
+    "weighted_feature",
+)
 
 
 def curated_schema(dataset: str) -> Path:
@@ -86,11 +95,19 @@ def require_columns(path: Path, features: FeatureSpec) -> None:
 
     Raises:
       ConfigError: It cannot be read; or a column is missing, unknown, named twice or of another
-        type, or has a shape.
+        type, or has a shape or nested lengths, or would be left out; or it says how columns become
+        tensors.
     """
     expected = {column.name: column for column in features.columns()}
     seen: set[str] = set()
-    for feature in read_schema(path).feature:
+    schema = read_schema(path)
+    for name in _TENSORS:
+        if getattr(schema, name):
+            raise ConfigError(
+                f"schema {path}: got {name}, expected none: Transform reads columns by their type "
+                "and value_count"
+            )
+    for feature in schema.feature:
         fault = _fault(feature, expected.get(feature.name))
         if feature.name in seen:
             fault = "named twice"
@@ -111,6 +128,14 @@ def _fault(feature: schema_pb2.Feature, column: Column | None) -> str | None:
         return f"got type {got}, expected {wanted}"
     if feature.HasField("shape"):
         return "got a shape, expected value_count: lists have lengths of their own"
+    if feature.HasField("value_counts"):
+        return "got value_counts, expected value_count: lists are not nested"
+    if feature.deprecated:
+        return "deprecated, so that Transform would leave it out, and the log has it"
+    if feature.lifecycle_stage not in _STAGES:
+        got = schema_pb2.LifecycleStage.Name(feature.lifecycle_stage)
+        expected = ", ".join(map(schema_pb2.LifecycleStage.Name, _STAGES))
+        return f"got lifecycle_stage {got}, which Transform leaves out, expected one of {expected}"
     return None
 
 
