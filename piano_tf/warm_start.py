@@ -9,11 +9,13 @@ the space of the earlier ones, for which the earlier model's layers were trained
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from piano_tf.config import ModelConfig
 from piano_tf.errors import PianoError
@@ -24,6 +26,7 @@ from piano_tf.layers.pretrained_vectors import INTENT, TASTE
 from piano_tf.models import Reranker
 
 Vocabularies = Mapping[str, Sequence[bytes]]
+_OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"  # where a checkpoint says what its variables are
 
 
 class WarmStartError(PianoError):
@@ -37,11 +40,13 @@ class Earlier:
     Attributes:
       card: What it is.
       weights: In the order of `Reranker.variables`.
+      names: Theirs, as `weight_name` has them.
       vocabularies: Table -> its strings, in the order of their ids.
     """
 
     card: ModelCard
     weights: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
     vocabularies: Vocabularies
 
     @classmethod
@@ -55,8 +60,10 @@ class Earlier:
         try:
             card = ModelCard.load(path / CARD_FILE)
             reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-            names = filter(_is_weight, reader.get_variable_to_shape_map())
-            weights = tuple(reader.get_tensor(name) for name in sorted(names, key=_place))
+            keys = sorted(filter(_is_weight, reader.get_variable_to_shape_map()), key=_place)
+            weights = tuple(reader.get_tensor(key) for key in keys)
+            graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
+            names = {one.checkpoint_key: one.full_name for o in graph.nodes for one in o.attributes}
             vocabularies = {
                 name: (path / "assets" / name).read_bytes().splitlines()
                 for name in card.inputs.rows
@@ -64,7 +71,7 @@ class Earlier:
             }
         except (OSError, tf.errors.OpError) as error:
             raise PianoError(f"{path}: cannot be started from ({error})") from error
-        return cls(card, weights, vocabularies)
+        return cls(card, weights, tuple(weight_name(names[key]) for key in keys), vocabularies)
 
     def obstacle(
         self, inputs: InputSpec, config: ModelConfig, vocabularies: Vocabularies
@@ -142,7 +149,13 @@ class WarmStart:
                 "the earlier model has other layers"
             )
         taken = []
-        for variable, weight in zip(model.variables, weights, strict=True):
+        for variable, weight, name in zip(
+            model.variables, weights, self.earlier.names, strict=True
+        ):
+            if name != (now := weight_name(variable.name)):
+                raise WarmStartError(
+                    f"a warm start: got {name}, expected {now}; the earlier model has other layers"
+                )
             if id(variable) in own:
                 continue
             expected, table = tuple(variable.shape), tables.get(id(variable))
@@ -181,6 +194,15 @@ class WarmStart:
         shared = range(first_bucket, first_bucket + buckets)
         known = [string in own for string in now]
         return np.array([0, *rows, *shared]), np.array([True, *known, *[True] * buckets])
+
+
+def weight_name(name: str) -> str:
+    """A variable's name without the numbers that Keras tells layers of a process apart by.
+
+    >>> weight_name("piano/list_input_encoder_3/query_encoder/token/embeddings:0")
+    'piano/list_input_encoder/query_encoder/token/embeddings'
+    """
+    return re.sub(r"_\d+(?=/|$)", "", name.removesuffix(":0"))
 
 
 def _is_weight(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,12 +20,12 @@ from piano_tf.config import (
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
 from piano_tf.errors import PianoError
-from piano_tf.export import ModelCard
+from piano_tf.export import ModelCard, ServingModule, export_model
 from piano_tf.features import FeatureSpec
 from piano_tf.models import Reranker, build
 from piano_tf.pretraining import interactions_of, pretrain
 from piano_tf.training import fit
-from piano_tf.warm_start import Earlier, WarmStart, WarmStartError
+from piano_tf.warm_start import Earlier, WarmStart, WarmStartError, weight_name
 
 
 def reencoded(encoder: Encoder, vocabularies: Mapping[str, list[str]]) -> Encoder:
@@ -56,7 +57,9 @@ def started(model: Reranker, encoder: Encoder) -> Earlier:
     """A model as the pipeline would have exported it."""
     config = Config(model=model.config, encoding=encoder.encoding)
     card = ModelCard(inputs=encoder.inputs, config=config, score=ScoreConfig())
-    return Earlier(card, tuple(variable.numpy() for variable in model.variables), as_bytes(encoder))
+    weights = tuple(variable.numpy() for variable in model.variables)
+    names = tuple(weight_name(variable.name) for variable in model.variables)
+    return Earlier(card, weights, names, as_bytes(encoder))
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +147,8 @@ def test_other_layers_are_said_before_anything_is_given(encoder, config, raw) ->
     model = fresh(encoder, config, raw, seed=2)
     before = [variable.numpy() for variable in model.variables]
 
-    def refused(weights: tuple[np.ndarray, ...]) -> str:
-        other = Earlier(earlier.card, weights, earlier.vocabularies)
+    def refused(weights: tuple[np.ndarray, ...], **changed: tuple[str, ...]) -> str:
+        other = dataclasses.replace(earlier, weights=weights, **changed)
         with pytest.raises(WarmStartError) as error:
             WarmStart(other, as_bytes(encoder)).give(model)
         for variable, weight in zip(model.variables, before, strict=True):
@@ -166,6 +169,20 @@ def test_other_layers_are_said_before_anything_is_given(encoder, config, raw) ->
     told = refused((*shorter,))
     assert f"got shape {shorter[place].shape} for " in told
     assert f"expected {earlier.weights[place].shape}" in told
+    *names, first, second = earlier.names
+    swapped = refused(earlier.weights, names=(*names, second, first))
+    assert swapped.startswith(f"a warm start: got {second}, expected {first}; ")
+
+
+def test_a_model_that_was_exported_is_one_to_start_from(encoder, config, raw, tmp_path) -> None:
+    config = config.model_copy(update={"name": "dnn"})
+    model = fresh(encoder, config, raw, seed=1)
+    known = started(model, encoder)
+    module = ServingModule(model, encoder, encoder.features, ScoreConfig())
+    found = Earlier.load(export_model(module, known.card, tmp_path / "saved"))
+    assert found.names == known.names
+    for weight, variable in zip(found.weights, model.variables, strict=True):
+        np.testing.assert_array_equal(weight, variable)
 
 
 def test_a_compositional_table_of_a_vocabulary_that_moved_is_an_obstacle(encoder, config) -> None:
@@ -176,7 +193,7 @@ def test_a_compositional_table_of_a_vocabulary_that_moved_is_an_obstacle(encoder
     card = ModelCard(
         inputs=inputs, config=Config(model=config, encoding=encoding), score=ScoreConfig()
     )
-    earlier, now = Earlier(card, (), as_bytes(encoder)), as_bytes(encoder)
+    earlier, now = Earlier(card, (), (), as_bytes(encoder)), as_bytes(encoder)
     assert earlier.obstacle(inputs, config, now) is None
     turned = now | {"item_id": now["item_id"][::-1]}
     assert "compositional table 'item_id'" in earlier.obstacle(inputs, config, turned)

@@ -14,7 +14,7 @@ from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
 from piano_tf.export import ModelCard
 from piano_tf.training import fit
-from piano_tf.warm_start import Earlier, WarmStart
+from piano_tf.warm_start import Earlier, WarmStart, weight_name
 from tfx_pipeline.trainer import fit_from
 
 
@@ -33,14 +33,15 @@ def test_other_layers_mean_training_from_scratch(
     assert not started
     card = ModelCard(inputs=encoder.inputs, config=config, score=ScoreConfig())
     weights = tuple(variable.numpy() for variable in fresh.model.variables)
+    names = tuple(weight_name(variable.name) for variable in fresh.model.variables)
     strings = {
         name: [one.encode() for one in found] for name, found in encoder.vocabularies.items()
     }
-    _, started = fit_from(WarmStart(Earlier(card, weights, strings), strings), training)
+    _, started = fit_from(WarmStart(Earlier(card, weights, names, strings), strings), training)
     assert started
 
     with caplog.at_level(logging.INFO):
-        lost = WarmStart(Earlier(card, weights[:-1], strings), strings)
+        lost = WarmStart(Earlier(card, weights[:-1], names[:-1], strings), strings)
         found, started = fit_from(lost, training)
     assert not started
     (told,) = (one for one in caplog.messages if one.startswith("from scratch after all: "))
