@@ -15,8 +15,11 @@ eagerly. Two tables:
 
 Models have the width and the blocks that `--width` and `--blocks` say, and else their defaults.
 
-Times are the best of all rounds, by the clock; in brackets the median. Lists are made of what a
-simulated log of 400 lists holds.
+Times are the best of all rounds, by the clock; in brackets the median. Where other programs keep
+the machine busy, hold on to processor time: a step's, as a multiple of what its multiply-adds would
+take in the product of the two matrices (medians of both). How many threads share an operation
+changes the step and the product alike: `TF_NUM_INTRAOP_THREADS=1` for one, as `piano serve` has it.
+Lists are made of what a simulated log of 400 lists holds.
 """
 
 from __future__ import annotations
@@ -66,10 +69,16 @@ class Step(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Seconds of a step."""
+    """Seconds of a step.
+
+    Attributes:
+      best, median: By the clock.
+      worked: The median of what processors worked for it.
+    """
 
     best: float
     median: float
+    worked: float
 
 
 # --- multiply-adds ---
@@ -217,25 +226,29 @@ def product() -> Step:
 
 def measure(steps: Mapping[str, Step], rounds: int, warm: int = 3) -> dict[str, Timed]:
     """All steps in turn, round after round."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for number in range(warm + rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             step.run()
             if number >= warm:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Timed(min(each), float(np.median(each))) for name, each in seconds.items()}
+                took[name].append((time.perf_counter() - start, time.process_time() - worked))
+    found = {}
+    for name, each in took.items():
+        seconds, worked = zip(*each, strict=True)
+        found[name] = Timed(min(seconds), float(np.median(seconds)), float(np.median(worked)))
+    return found
 
 
 def table(first: str, found: Mapping[str, Mapping[str, Step]], rounds: int, rate: Step) -> str:
     """A row for each thing, in Markdown; of each of its steps the time, and that over its floor."""
     steps = {f"{row}/{name}": step for row, of in found.items() for name, step in of.items()}
     timed = measure({**steps, "": rate}, rounds)
-    speed = rate.count / timed[""].best
+    speed, work = rate.count / timed[""].best, timed[""].worked / rate.count
     names = list(next(iter(found.values())))
     header = [first, "million multiply-adds", "floor, ms"]
     for name in names:
-        header += [f"{name}, ms", "times the floor", "share of the floor's rate"]
+        header += [f"{name}, ms", "times the floor", "share of the floor's rate", "processor time"]
     rows = []
     for row, of in found.items():
         floor = of[names[0]].count / speed
@@ -246,6 +259,7 @@ def table(first: str, found: Mapping[str, Mapping[str, Step]], rounds: int, rate
                 f"{1e3 * took.best:.2f} ({1e3 * took.median:.2f})",
                 f"{took.best / floor:.1f}",
                 f"{floor / took.best:.0%}",
+                f"{took.worked / (of[names[0]].count * work):.1f}",
             ]
         rows.append(cells)
     return f"{markdown(header, rows)}\n\n{speed / 1e9:.1f} billion multiply-adds a second"
