@@ -1,6 +1,6 @@
 """What a served model answers under load, as ratios to its step in process and to one caller.
 
-    .venv/bin/python benchmarks/serving_load.py --seconds 60 --output docs/serving_load.md
+    .venv/bin/python benchmarks/serving_load.py --seconds 60 --batching-beside
     .venv/bin/python benchmarks/serving_load.py --address 127.0.0.1:8500
     .venv/bin/python benchmarks/serving_load.py --model trained -- --some-option-of-piano-serve
 
@@ -9,14 +9,17 @@ given by `--model`, or else on a model that it trains first: PIANO with two bloc
 epoch on 2,000 simulated lists, whose answers are of no worth and whose work is that of any such
 model. The server is a process of its own.
 
+With `--batching-beside` a second server, which batches, takes its turns with the first.
+
 Callers ask in a closed loop: each sends its next request when it has the answer to the last. The
 requests are 16 lists of 100 candidates with 50 entries of history, made up by the model's inputs,
 and encoded once before, so that the load costs little beside the server on the same machine; one
 more row is asked through `RerankClient`, whose checks and encoding are part of what it measures.
 The model step is the same requests, as arrays, through the same graph in a session of a process of
-its own; it is known only where the model's folder is. Step and levels take turns, a part of their
-time each, so that what else the machine does meets them all. Processor time is that of the server's
-process, or the step's, for each answer: it also holds where other programs keep the machine busy.
+its own, with as many threads for an operation; it is known only where the model's folder is. Step
+and levels take turns, a part of their time each, so that what else the machine does meets them all.
+Processor time is that of the server's process, or the step's, for each answer: it also holds where
+other programs keep the machine busy.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,7 @@ CONFIG = {"model": {"width": 64, "blocks": 2}, "training": {"epochs": 1}}
 LISTS = 16
 OUTPUTS = ("order", "score", "click", "conversion", "list_click", "list_conversion")
 TIMEOUT_S = 60.0
+THREADS = "--intra-op-threads"  # of `piano serve`
 
 
 # --- a model and its server ---
@@ -218,56 +222,81 @@ async def ask_for(level: Level, ask: Ask, callers: int, seconds: float) -> None:
     level.lasted += time.perf_counter() - began
 
 
+def raw(channel: grpc.aio.Channel, requests: Sequence[bytes]) -> Ask:
+    """Sends requests that are encoded already."""
+    predict = channel.unary_unary(METHODS["Predict"][0])
+
+    async def ask(number: int) -> str:
+        try:
+            await predict(requests[number % LISTS], timeout=TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    return ask
+
+
+def typed(client: AsyncRerankClient, lists: Sequence[SearchList]) -> Ask:
+    """Asks for lists as a caller of ours does."""
+
+    async def ask(number: int) -> str:
+        reason = (await client.rank(lists[number % LISTS])).reason
+        return reason.code if reason else "OK"
+
+    return ask
+
+
 async def take_turns(
-    address: str,
-    server: psutil.Process | None,
+    servers: Mapping[str, tuple[str, psutil.Process | None]],
     lists: Sequence[SearchList],
     requests: Sequence[bytes],
     step: subprocess.Popen[str] | None,
     args: argparse.Namespace,
 ) -> tuple[list[Level], Level]:
-    """Measures every level, the client, and the model step, some of each in every round."""
+    """Measures every level, the client, and the model step, some of each in every round.
+
+    Args:
+      servers: What is said of a server after the number of callers -> its address and process.
+      lists, requests: The same lists, as they are and encoded.
+      step: The process of the model step.
+      args: See `main`.
+    """
     steps = Level("model step")
-    async with (
-        channel_to(grpc.aio, address, None) as channel,
-        AsyncRerankClient(address, args.name, timeout_s=TIMEOUT_S) as client,
-    ):
-        predict = channel.unary_unary(METHODS["Predict"][0])
-
-        async def raw(number: int) -> str:
-            try:
-                await predict(requests[number % LISTS], timeout=TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-            return "OK"
-
-        async def typed(number: int) -> str:
-            reason = (await client.rank(lists[number % LISTS])).reason
-            return reason.code if reason else "OK"
-
-        ways: list[tuple[Level, Ask, int]] = [
-            (Level(str(callers)), raw, callers) for callers in args.concurrency
-        ]
-        ways.append((Level("1, by the client"), typed, 1))
+    async with contextlib.AsyncExitStack() as stack:
+        ways: list[tuple[Level, Ask, int, psutil.Process | None]] = []
+        for said, (address, server) in servers.items():
+            ask = raw(
+                await stack.enter_async_context(channel_to(grpc.aio, address, None)), requests
+            )
+            ways += [
+                (Level(f"{callers}{said}"), ask, callers, server) for callers in args.concurrency
+            ]
+        address, server = next(iter(servers.values()))
+        client = await stack.enter_async_context(
+            AsyncRerankClient(address, args.name, timeout_s=TIMEOUT_S)
+        )
+        ways.append((Level("1, by the client"), typed(client, lists), 1, server))
         part = args.seconds / args.rounds
         for round_ in range(args.rounds):
             if step is not None:
-                said = await asyncio.to_thread(ask_steps, step, part / 4)
-                steps.took += said["took"]
-                steps.worked += said["worked"]
-            for level, ask, callers in ways:
+                answer = await asyncio.to_thread(ask_steps, step, part / 4)
+                steps.took += answer["took"]
+                steps.worked += answer["worked"]
+            for level, ask, callers, server in ways:
                 # What the first answers of a level build is not measured.
                 await ask_for(Level("warm-up"), ask, callers, 0.5 if round_ == 0 else 0.0)
                 before = worked(server)
                 await ask_for(level, ask, callers, part)
                 level.worked += worked(server) - before
             print(f"round {round_ + 1} of {args.rounds}", file=sys.stderr, flush=True)
-    return [level for level, _, _ in ways], steps
+    return [level for level, *_ in ways], steps
 
 
 @contextlib.contextmanager
-def step_process(version: Path, requests: Sequence[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs the model's steps when told to."""
+def step_process(
+    version: Path, requests: Sequence[bytes], threads: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs the model's steps when told to, with so many threads for an operation."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as scratch:
         for number, request in enumerate(requests):
@@ -276,7 +305,7 @@ def step_process(version: Path, requests: Sequence[bytes]) -> Iterator[subproces
         path = os.pathsep.join(map(str, [here, *sys.path]))
         process = subprocess.Popen(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "TF_NUM_INTRAOP_THREADS": threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -380,24 +409,33 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--history", type=int, default=50)
+    parser.add_argument(
+        "--batching-beside", action="store_true", help="A second server, with --batching."
+    )
     parser.add_argument("--output", type=Path, help="File for the table.")
     args, serve_options = parser.parse_known_args()
     serve_options = serve_options[1:] if serve_options[:1] == ["--"] else serve_options
-    if args.address and serve_options:
-        parser.error(f"{serve_options}: options of a server that is up already")
+    if args.address and (serve_options or args.batching_beside):
+        given = serve_options or ["--batching-beside"]
+        parser.error(f"{given}: options of a server that is up already")
 
     with contextlib.ExitStack() as stack:
-        versions, address, server, step = args.model, args.address, None, None
-        if address is None:
+        versions, step = args.model, None
+        servers = {"": (args.address, None)}
+        if args.address is None:
             if versions is None:
                 versions = trained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            address, server = stack.enter_context(served(versions, serve_options))
-        columns = columns_of(address, args.name)
+            servers = {"": stack.enter_context(served(versions, serve_options))}
+        if args.batching_beside:
+            second = served(versions, [*serve_options, "--batching"])
+            servers[", batched"] = stack.enter_context(second)
+        columns = columns_of(servers[""][0], args.name)
         lists = search_lists(columns, args.candidates, args.history)
         requests = encoded(lists, columns, args.name)
         if versions is not None:
-            step = stack.enter_context(step_process(newest(versions), requests))
-        levels, steps = asyncio.run(take_turns(address, server, lists, requests, step, args))
+            threads = dict(itertools.pairwise(serve_options)).get(THREADS, "1")
+            step = stack.enter_context(step_process(newest(versions), requests, threads))
+        levels, steps = asyncio.run(take_turns(servers, lists, requests, step, args))
     text = table(levels, steps, args)
     print(text)
     if args.output is not None:
