@@ -37,7 +37,7 @@ class AddingModel(tf.Module):
         past = tf.cast(columns["history_item_id"] != "", tf.float32)
         score = columns["initial_score"] + _NUMBER + tf.reduce_sum(past, axis=1)[:, None]
         return {
-            "score": tf.where(real, score, 0),
+            "score": tf.where(real, score, tf.float32.min),
             "order": tf.argsort(tf.where(real, -score, np.inf), stable=True),
             "list_click": tf.reduce_sum(tf.where(real, score, 0), axis=1),
             "list_id": tf.identity(columns["list_id"]),
@@ -46,9 +46,13 @@ class AddingModel(tf.Module):
 
     @tf.function
     def select_list(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Three values for each list, which are once, twice and thrice its own."""
+        """Five values for each list, which are its own times 1 to 5, and the last is chosen."""
         found = self.rerank(**columns)
-        return {**found, "list_value": found["list_click"][:, None] * [[1.0, 2.0, 3.0]]}
+        return {
+            **found,
+            "list_value": found["list_click"][:, None] * [[1.0, 2.0, 3.0, 4.0, 5.0]],
+            "chosen": tf.fill(tf.shape(found["list_click"]), 4),
+        }
 
 
 @functools.cache
@@ -108,7 +112,7 @@ def expected(given: dict[str, np.ndarray[Any, Any]], adds: float) -> dict[str, A
     past = (given["history_item_id"] != "").sum(axis=1)
     score = given["initial_score"] + adds + past[:, None]
     return {
-        "score": np.where(real, score, 0),
+        "score": np.where(real, score, np.finfo(np.float32).min),
         "order": np.argsort(np.where(real, -score, np.inf), axis=1, kind="stable"),
         "list_click": np.where(real, score, 0).sum(axis=1),
         "list_id": np.array([name.encode() for name in given["list_id"]], object),

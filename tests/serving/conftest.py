@@ -56,10 +56,9 @@ class TinyModel(tf.Module):
         click = tf.where(real, tf.sigmoid(score), 0)
         conversion = click * tf.sigmoid(score - 1)
         return {
-            "score": tf.where(real, score, 0),
+            **_sorted(score, real),
             "click": click,
             "conversion": conversion,
-            "order": tf.argsort(tf.where(real, -score, np.inf), stable=True),
             "list_click": 1 - tf.reduce_prod(1 - click, axis=1),
             "list_conversion": 1 - tf.reduce_prod(1 - conversion, axis=1),
         }
@@ -82,17 +81,30 @@ class TinyModel(tf.Module):
 
     @tf.function(input_signature=[_COLUMNS])
     def select_list(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Either the list as it came or by score: what stands further down is clicked less."""
+        """One of five orders, from the list as it came to the one by score: what stands further
+        down is clicked less."""
         found = self.rerank(columns)
-        places = tf.range(tf.shape(found["order"])[1])
-        orders = tf.stack([tf.broadcast_to(places, tf.shape(found["order"])), found["order"]], 1)
-        clicks = tf.gather(found["click"], orders, axis=1, batch_dims=1)
-        values = tf.reduce_sum(clicks / tf.cast(1 + places, _FLOAT), axis=2)
-        chosen = tf.cast(values[:, 1] > values[:, 0] + 1e-6, tf.int32)
+        real = (columns["item_id"] != "")[:, None]
+        places = tf.range(tf.shape(columns["item_id"])[1], dtype=_FLOAT)
+        weight = tf.linspace(0.0, 1.0, 5)[:, None]
+        orders = _sorted(weight * found["score"][:, None] - (1 - weight) * places, real)
+        values = tf.add_n(
+            [
+                1 - tf.reduce_prod(1 - each / (1 + places), axis=2)
+                for each in (
+                    tf.gather(found[label], orders["order"], axis=1, batch_dims=1)
+                    for label in ("click", "conversion")
+                )
+            ]
+        )
+        best = values > tf.reduce_max(values, axis=1, keepdims=True) - 1e-6
+        chosen = tf.argmax(tf.cast(best, tf.int32), axis=1, output_type=tf.int32)
         return {
             **found,
-            "order": tf.gather(orders, chosen, axis=1, batch_dims=1),
-            "list_value": tf.ensure_shape(values, [None, 2]),
+            **{
+                name: tf.gather(each, chosen, axis=1, batch_dims=1) for name, each in orders.items()
+            },
+            "list_value": tf.ensure_shape(values, [None, 5]),
             "chosen": chosen,
         }
 
@@ -126,6 +138,12 @@ class TinyModel(tf.Module):
             "positive": pair > 0,
             "unit": tf.constant("dB"),
         }
+
+
+def _sorted(scores: tf.Tensor, real: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Scores, the lowest at padding, and the order that they make."""
+    score = tf.where(real, scores, _FLOAT.min)
+    return {"score": score, "order": tf.argsort(-score, stable=True)}
 
 
 @pytest.fixture(scope="session")

@@ -240,22 +240,23 @@ def test_outputs_that_are_not_by_list_end_batching(
 def test_outputs_of_fixed_width_stay_as_wide(
     servable: Servable, batches: Callable[..., Batches]
 ) -> None:
-    """There are three values for each list, though the lists are shorter, as long and longer."""
-    requests = [adding_model.inputs(items=2 + number, seed=number) for number in range(4)]
+    """There are five values for each list, though the lists are shorter, as long and longer."""
+    requests = [adding_model.inputs(items=4 + number, seed=number) for number in range(4)]
     plan, gate = gated(plan_of(servable, requests[0], signature="select_list")[0])
     asked = Asked(batches(), gate)
     for number, one in enumerate(requests):
         asked.ask(number, plan, plan_of(servable, one, signature="select_list")[1], call())
     for number, answer in asked.answers().items():
         wanted = adding_model.expected(requests[number], 7)
-        wanted["list_value"] = wanted["list_click"][:, np.newaxis] * [1.0, 2.0, 3.0]
+        wanted["list_value"] = wanted["list_click"][:, np.newaxis] * np.arange(1.0, 6.0)
+        wanted["chosen"] = np.array([4])
         assert adding_model.same(answer, wanted)
     assert gate.sizes == [1, 3]
 
 
 def test_each_pass_of_a_selection_counts_as_pairs_of_a_batch(servable: Servable) -> None:
-    """Two lists of four make 32 pairs, and 128 in the four passes that three values cost."""
-    batches = Batches(BatchingOptions(threads=1), Metrics("piano"), most_pairs=127)
+    """Two lists of four make 32 pairs, and 192 in the six passes that five values cost."""
+    batches = Batches(BatchingOptions(threads=1), Metrics("piano"), most_pairs=191)
     try:
         for signature, sizes in (("serving_default", [1, 2]), ("select_list", [1, 1, 1])):
             given = adding_model.inputs(items=4)

@@ -53,14 +53,14 @@ def test_lists_times_candidates_squared_are_limited(servable: Servable) -> None:
     ("limits", "sizes", "message"),
     [
         (
-            Limits(lists=11),
+            Limits(lists=17),
             {"rows": 3},
-            "3 lists, expected at most 2, for the .* run 4 times",
+            "3 lists, expected at most 2, for the .* run 6 times",
         ),
         (
-            Limits(pairs=799),
+            Limits(pairs=1199),
             {"rows": 2, "items": 10},
-            "makes 800 pairs .* 799, .* run 4 times",
+            "makes 1200 pairs .* 1199, .* run 6 times",
         ),
     ],
     ids=["lists", "pairs"],
@@ -68,7 +68,7 @@ def test_lists_times_candidates_squared_are_limited(servable: Servable) -> None:
 def test_each_pass_of_a_selection_counts(
     servable: Servable, limits: Limits, sizes: dict[str, int], message: str
 ) -> None:
-    """Three values are the model's of three orders, and one more pass makes the orders."""
+    """Five values are the model's of five orders, and one more pass makes the orders."""
     prepared(servable, "serving_default", limits, **sizes)
     fewer = {**sizes, "rows": sizes["rows"] - 1}
     prepared(servable, "select_list", limits, **fewer)

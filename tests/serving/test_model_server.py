@@ -46,7 +46,8 @@ COLUMNS: dict[str, Any] = {
     "history_age": np.array([[0.0], [1.0]], np.float32),
     "history_item_artist": [[""], ["b"]],
 }
-SCORES = np.array([[0.1, 0.3, 0.2], [0.4, 0.2 + 1 / (1 + 1), 0.0]], np.float32)
+LOWEST = np.finfo(np.float32).min
+SCORES = np.array([[0.1, 0.3, 0.2], [0.4, 0.2 + 1 / (1 + 1), LOWEST]], np.float32)
 ORDER = [[1, 2, 0], [1, 0, 2]]
 
 
@@ -81,7 +82,7 @@ class TestPredict:
         assert outputs.keys() == OUTPUTS
         np.testing.assert_allclose(outputs["score"], SCORES, rtol=1e-6)
         np.testing.assert_array_equal(outputs["order"], ORDER)
-        click = np.where([[1, 1, 1], [1, 1, 0]], 1 / (1 + np.exp(-SCORES)), 0)
+        click = np.where([[1, 1, 1], [1, 1, 0]], 1 / (1 + np.exp(-SCORES.clip(0))), 0)
         np.testing.assert_allclose(outputs["click"], click, rtol=1e-6)
         np.testing.assert_allclose(outputs["list_click"], 1 - (1 - click).prod(axis=1), rtol=1e-6)
 
@@ -326,7 +327,7 @@ class TestMetadata:
             assert other.inputs.keys() == COLUMNS.keys()
             assert other.outputs.keys() == OUTPUTS | outputs
         values = signatures.signature_def["select_list"].outputs["list_value"]
-        assert [dim.size for dim in values.tensor_shape.dim] == [-1, 2]
+        assert [dim.size for dim in values.tensor_shape.dim] == [-1, 5]
 
     def test_field_is_checked_before_the_model(self, predictions: Any) -> None:
         for fields in [(), ("signature_def", "cost")]:
