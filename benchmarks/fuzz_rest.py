@@ -17,7 +17,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
-from benchmarks.fuzz_grpc import PATIENCE_S, good_request
+from benchmarks.fuzz_grpc import PATIENCE_S, good_request, is_same_answer
 
 _PREDICT = "/v1/models/piano:predict"
 _METADATA = "/v1/models/piano/metadata"
@@ -25,7 +25,6 @@ _GOOD_SHARE = 0.1
 # What a caller at fault may be told; 501 is for what the real server can do and this one cannot.
 EXPECTED = {400, 404, 414, 429, 431, 501}
 HUNG_UP = "hung up"
-_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass
@@ -67,7 +66,7 @@ class RestFuzzer:
         }
         self._good = _request(_PREDICT, json.dumps(self._by_column).encode())
         _, answer = self._ask(self._good)
-        self._answer = json.loads(answer)["outputs"]
+        self._answer = _outputs(answer)
 
     def once(self) -> tuple[str, str | None]:
         """Sends one request; returns the status of its answer, and what should not have been."""
@@ -116,12 +115,11 @@ class RestFuzzer:
         return response.status, content
 
     def _is_first_answer(self, content: bytes) -> bool:
-        outputs = json.loads(content)["outputs"]
-        return outputs.keys() == self._answer.keys() and all(
-            np.allclose(outputs[name], self._answer[name], atol=_TOLERANCE)
-            for name in outputs
-            if np.asarray(outputs[name]).dtype.kind == "f"
-        )
+        return is_same_answer(_outputs(content), self._answer)
+
+
+def _outputs(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.array(values) for name, values in json.loads(content)["outputs"].items()}
 
 
 def _names_a_fault(sent: Sent, content: bytes) -> bool:

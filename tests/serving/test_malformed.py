@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from benchmarks.fuzz_grpc import EXPECTED, GrpcFuzzer
-from benchmarks.fuzz_server import fuzz
+from benchmarks.fuzz_grpc import EXPECTED, GrpcFuzzer, is_same_answer
+from benchmarks.fuzz_server import fuzz, memory_fault
 from serving.server import BatchingOptions, Limits, ModelServer, ServerOptions, ServingError
+from serving.server.servable import Plan
 
 PATIENCE_S = 120.0
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -228,9 +230,67 @@ def test_any_tensors_are_answered_or_refused_by_name(
     call = PredictionServiceStub(channel).Predict.future(request, timeout=PATIENCE_S)
     if call.exception() is not None:
         assert call.code() in EXPECTED, call.details()
-        assert any(name in call.details() for name in adding_model.SPECS) or (
-            "clock runs backwards" in call.details()
-        )
+        named = [name for name in adding_model.SPECS if name in call.details()]
+        # The model's own complaint, of a column that is as the signature has it.
+        if "clock runs backwards" in call.details():
+            named = ["timestamp"]
+        if len(inputs) > 1:
+            assert named
+            return
+        # The others fit each other: the damaged one is named, if only as what another does not fit,
+        # and it is the one at fault where it has not the type or the rank of the signature.
+        (name, tensor), *_ = inputs.items()
+        assert name in named
+        spec = adding_model.SPECS[name]
+        has = (tensor.dtype, len(tensor.tensor_shape.dim))
+        if has != (spec.dtype.as_datatype_enum, spec.shape.rank):
+            assert call.details().startswith(f"input {name} ")
+
+
+ANSWER = {
+    "score": np.array([[0.5, 0.75, 0.75, 0.25]], np.float32),
+    "order": np.array([[1, 2, 0, 3]], np.int32),
+    "list_id": np.array([b"l"], object),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"score": ANSWER["score"] + np.float32(1e-5)}, True),
+        ({"score": ANSWER["score"] + np.float32(1e-3)}, False),
+        ({"order": np.array([[2, 1, 0, 3]])}, True),
+        ({"order": np.array([[0, 1, 2, 3]])}, False),
+        ({"order": np.array([[1, 1, 0, 3]])}, False),
+        ({"order": np.array([[1, 2, 0]])}, False),
+        ({"list_id": np.array([b"m"], object)}, False),
+        ({"chosen": np.array([0])}, False),
+    ],
+    ids=[
+        *("itself", "rounded", "another score", "ties", "another order", "no permutation"),
+        *("shorter", "text", "one more"),
+    ],
+)
+def test_what_is_the_first_answer_again(change: dict[str, Any], same: bool) -> None:
+    assert is_same_answer({**ANSWER, **change}, ANSWER) == same
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "fault"),
+    [
+        ([881, 968, 969, 969], None),
+        ([500, 800, 900, 1000], None),
+        (
+            [500, 800, 900, 1001],
+            "the server has 1001 MiB, and had 800 after half of the requests, expected at most "
+            "1.25 times as much",
+        ),
+    ],
+    ids=["level", "at most", "grows"],
+)
+def test_memory_that_grows_is_a_fault(megabytes: list[float], fault: str | None) -> None:
+    assert memory_fault(megabytes) == fault
 
 
 def test_fuzzer_finds_nothing(server: ModelServer) -> None:
@@ -246,6 +306,19 @@ def test_fuzzer_finds_a_server_at_fault(server: ModelServer, monkeypatch: Any) -
     monkeypatch.setattr("serving.server.tensors.decode", fail)
     monkeypatch.setattr("serving.server.servable.decode", fail)
     assert fuzz(GrpcFuzzer, server.address, requests=30, threads=1, seed=1).faults
+
+
+def test_fuzzer_finds_another_order(server: ModelServer, monkeypatch: Any) -> None:
+    working, calls = Plan.encode, itertools.count()
+
+    def encode(plan: Plan, arrays: dict[str, Any]) -> Any:
+        if "order" in arrays and next(calls) > 0:
+            arrays = {**arrays, "order": arrays["order"][:, ::-1]}
+        return working(plan, arrays)
+
+    monkeypatch.setattr(Plan, "encode", encode)
+    outcome = fuzz(GrpcFuzzer, server.address, requests=60, threads=1, seed=1)
+    assert {*outcome.faults} == {"a good request was answered otherwise than at first"}
 
 
 def test_limits_below_one_are_refused() -> None:

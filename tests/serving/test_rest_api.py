@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tensorflow_serving.apis.predict_pb2 import PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from benchmarks.fuzz_rest import EXPECTED, HUNG_UP, RestFuzzer
@@ -291,6 +292,23 @@ class TestFuzzer:
         assert adding.rest_address is not None
         outcome = fuzz(RestFuzzer, adding.rest_address, requests=60, threads=1, seed=1)
         assert any(fault.startswith("500: ") for fault in outcome.faults)
+
+    def test_finds_another_order(
+        self, adding: ModelServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        working, calls = rest_json.to_json, itertools.count()
+
+        def to_json(response: PredictResponse, by_row: bool) -> Any:
+            if "order" in response.outputs and next(calls) > 0:
+                order = response.outputs["order"]
+                order.int_val[:] = [*reversed(order.int_val)]
+            return working(response, by_row)
+
+        monkeypatch.setattr(rest_json, "to_json", to_json)
+        assert adding.rest_address is not None
+        outcome = fuzz(RestFuzzer, adding.rest_address, requests=60, threads=1, seed=1)
+        assert outcome.faults
+        assert all("otherwise than at first" in fault for fault in outcome.faults)
 
 
 def test_rest_port_in_use(adding: ModelServer, model_dir: Path) -> None:
