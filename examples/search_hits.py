@@ -3,6 +3,7 @@
 A worked example. The functions know the JSON that both engines answer a search with and nothing of
 their clients, whose answers are such JSON already:
 
+    client = RerankClient(address, first_stage_on_request_error=True)
     found = elasticsearch.search(index="tracks", query=..., size=100).body   # Elasticsearch
     found = opensearch.search(index="tracks", body={"query": ..., "size": 100})   # OpenSearch
     page, reason = rerank_hits(client, found, asked, fields, timeout_s=0.05)
@@ -15,13 +16,15 @@ keep the order, and do not ask again: by then the listener may have clicked, and
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+import numpy as np
 
 from serving.client import Ranking, Reason, SearchList
 
 Json = Mapping[str, Any]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Field:
     Attributes:
       path: In a hit's `_source`, with dots between levels, as the engine writes them.
       missing: What a hit without it has: text or a number, as the column has. It stands for what
-        is no finite number in a column of numbers, too: one odd document must not cost the page.
+        is no finite number of float32 in a column of numbers, too: one odd document must not cost
+        the page.
     """
 
     path: str
@@ -73,7 +77,7 @@ def search_list_of(
       asked: Which search that was.
       fields: Column `item_<name>` -> where it is found.
       scores: Whether the model takes the first stage's scores. A search that is sorted by a field
-        has none, and 0 stands for them.
+        has none, and 0 stands for them and for what is no finite number of float32.
     """
     hits = found["hits"]["hits"]
     items = {
@@ -85,7 +89,7 @@ def search_list_of(
         "user_id": asked.user_id,
         "timestamp": asked.timestamp,
         "item_id": [hit["_id"] for hit in hits],
-        "initial_score": [hit["_score"] or 0.0 for hit in hits] if scores else None,
+        "initial_score": [_number(hit.get("_score"), 0.0) for hit in hits] if scores else None,
         **asked.history,
         **asked.features,
         **items,
@@ -116,7 +120,9 @@ def rerank_hits(
     """Puts hits in the model's order, or leaves them as they are.
 
     Args:
-      client: Of the server.
+      client: Of the server; made with `first_stage_on_request_error=True`, without which a list
+        that does not fit the model, such as every list once it has one more input, is an error and
+        no page.
       found: The engine's answer, also one without hits.
       asked: Which search that was.
       fields: As in `search_list_of`.
@@ -143,8 +149,13 @@ def _value(source: Json, field: Field) -> Any:
         return field.missing
     if isinstance(field.missing, str):
         return str(value)
+    return _number(value, field.missing)
+
+
+def _number(value: Any, missing: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        return field.missing
-    return number if math.isfinite(number) else field.missing
+        return missing
+    # NaN fails any comparison.
+    return number if abs(number) <= _LARGEST else missing

@@ -13,6 +13,7 @@ import pytest
 from stub_server import StubServer
 
 from serving.client import RerankClient
+from serving.server import ModelServer
 
 ROOT = Path(__file__).parents[2]
 FOUND = json.loads(Path(__file__).with_name("search_hits.json").read_text())
@@ -65,8 +66,14 @@ def test_hits_become_a_list() -> None:
 
 @pytest.mark.parametrize(
     ("held", "value"),
-    [("70.5", 70.5), ("n/a", -1.0), ({"week": 3}, -1.0), (10**400, -1.0), ("NaN", -1.0)],
-    ids=["text of a number", "text", "object", "too large", "no number"],
+    [
+        *(("70.5", 70.5), ("n/a", -1.0), ({"week": 3}, -1.0), (10**400, -1.0), ("NaN", -1.0)),
+        *((1e39, -1.0), (-1e39, -1.0), (3e38, 3e38)),
+    ],
+    ids=[
+        *("text of a number", "text", "object", "too large", "no number"),
+        *("beyond float32", "below float32", "of float32"),
+    ],
 )
 def test_a_document_with_an_odd_number(held: Any, value: float) -> None:
     found = copy.deepcopy(FOUND)
@@ -84,6 +91,38 @@ def test_a_search_sorted_by_a_field_has_no_scores() -> None:
     assert columns["initial_score"] == [0.0] * 4
     without = example.search_list_of(found, ASKED, FIELDS, scores=False).columns()
     assert "initial_score" not in without
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf"), 1e39, "high", ...])
+def test_a_hit_with_an_odd_score(client: RerankClient, score: Any) -> None:
+    """Of one hit alone, which then goes last; ... is a hit without any."""
+    found = copy.deepcopy(FOUND)
+    first = found["hits"]["hits"][0]
+    first["_score"] = score
+    if score is ...:
+        del first["_score"]
+    columns = example.search_list_of(found, ASKED, FIELDS).columns()
+    assert columns["initial_score"] == [0.0, 4.2, 4.1, 0.7]
+    page, reason = example.rerank_hits(client, found, ASKED, FIELDS)
+    assert reason is None
+    assert ids(page) == ["moanin", "bags-groove", "untitled", "kind-of-blue"]
+
+
+def test_a_document_with_an_odd_number_does_not_cost_the_page(client: RerankClient) -> None:
+    found = copy.deepcopy(FOUND)
+    found["hits"]["hits"][1]["_source"]["popularity"] = 1e39
+    page, reason = example.rerank_hits(client, found, ASKED, FIELDS)
+    assert reason is None
+    assert ids(page) == ["kind-of-blue", "moanin", "bags-groove", "untitled"]
+
+
+def test_a_model_that_takes_more_leaves_the_page(server: ModelServer) -> None:
+    fields = {"item_artist": FIELDS["item_artist"]}
+    with RerankClient(server.address, timeout_s=60, first_stage_on_request_error=True) as client:
+        page, reason = example.rerank_hits(client, FOUND, ASKED, fields)
+    assert page == FOUND
+    assert reason.code == "INVALID_ARGUMENT"
+    assert "item_popularity" in reason.message
 
 
 def test_the_model_orders_them(client: RerankClient) -> None:
