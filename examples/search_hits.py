@@ -34,8 +34,8 @@ class Field:
     Attributes:
       path: In a hit's `_source`, with dots between levels, as the engine writes them.
       missing: What a hit without it has: text or a number, as the column has. It stands for what
-        is no finite number of float32 in a column of numbers, too: one odd document must not cost
-        the page.
+        is no finite number of float32, or no Unicode text, too: one odd document must not cost the
+        page.
     """
 
     path: str
@@ -148,8 +148,17 @@ def _value(source: Json, field: Field) -> Any:
     if value is None:
         return field.missing
     if isinstance(field.missing, str):
-        return str(value)
+        return _text(value, field.missing)
     return _number(value, field.missing)
+
+
+def _text(value: Any, missing: str) -> str:
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return missing
+    return text
 
 
 def _number(value: Any, missing: float) -> float:

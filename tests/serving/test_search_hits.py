@@ -93,6 +93,19 @@ def test_a_search_sorted_by_a_field_has_no_scores() -> None:
     assert "initial_score" not in without
 
 
+@pytest.mark.parametrize(
+    ("held", "value"),
+    [(12, "12"), ([], "none"), (["davis", "evans"], "davis"), ("\ud83c", "none")],
+    ids=["number", "empty", "several", "half a surrogate pair"],
+)
+def test_a_document_with_odd_text(held: Any, value: str) -> None:
+    found = copy.deepcopy(FOUND)
+    found["hits"]["hits"][1]["_source"]["artist"] = {"name": held}
+    fields = {"item_artist": example.Field("artist.name", missing="none")}
+    columns = example.search_list_of(found, ASKED, fields).columns()
+    assert columns["item_artist"] == ["davis", value, "blakey", "none"]
+
+
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf"), 1e39, "high", ...])
 def test_a_hit_with_an_odd_score(client: RerankClient, score: Any) -> None:
     """Of one hit alone, which then goes last; ... is a hit without any."""
