@@ -645,6 +645,9 @@ def serve(
     **limits: int | None,
 ) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
+    _log_to_stderr("serving")
+    # What follows takes seconds, of which most go into importing TensorFlow.
+    logging.getLogger("serving").info("loading the highest version of %s", model_dir)
     from serving.server import (
         BatchingOptions,
         Limits,
@@ -656,7 +659,6 @@ def serve(
     )
 
     _interrupt_on_signals()
-    _log_to_stderr("serving")
     given = {name.removeprefix("max_"): most for name, most in limits.items() if most is not None}
     try:
         options = ServerOptions(

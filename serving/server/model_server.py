@@ -7,6 +7,7 @@ It speaks TensorFlow Serving's own gRPC API, so that any client of the one works
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,8 @@ _SPARE_THREADS = 8
 _SPARE_STREAMS = 64
 # For what was broken off to be told so.
 _LAST_S = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +108,21 @@ class ModelServer:
         self._started = False
 
         def load(version: int, folder: Path) -> Servable:
+            began = time.monotonic()
             servable = Servable(version, folder)
+            loaded = time.monotonic()
             try:
-                warm_up(servable, folder, limits)
+                records = warm_up(servable, folder, limits)
             except BaseException:
                 servable.close()
                 raise
+            _log.info(
+                "version %d: loaded in %.1f s, warmed up with %d records in %.1f s",
+                version,
+                loaded - began,
+                records,
+                time.monotonic() - loaded,
+            )
             return servable
 
         self.versions = Versions(model_dir, load, self._observe)
@@ -203,6 +215,11 @@ class ModelServer:
         if self._health is not None:
             self._health.leave()
         if self._started:
+            _log.info(
+                "stopping: requests are answered for %g s more, those in progress for %g s after",
+                self._options.linger_s,
+                self._options.grace_s,
+            )
             time.sleep(self._options.linger_s)
         ends = time.monotonic() + self._options.grace_s
 

@@ -4,6 +4,7 @@ The highest version is served. A newer one is loaded and warmed up while the old
 new calls go to it at once, and the old one is closed after its last call. A version that cannot be
 loaded is refused, and tried again only when its files change; the best of the others goes on. The
 one that is served is loaded anew when its files change: it may have been half copied at the start.
+One that was removed goes on for as long as none of those that are left can be loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -94,6 +95,8 @@ class Versions:
         self._states: dict[int, VersionState] = {}
         self._seen: dict[int, Fingerprint] = {}
         self._refused: dict[int, Fingerprint] = {}
+        # What was removed and goes on, as far as it has been told.
+        self._kept: int | None = None
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -242,8 +245,29 @@ class Versions:
             if (is_new and self._try(version, found[version], files)) or served:
                 break
         self._seen = seen
-        if not found:
+        if not found and self.current is not None:
+            _log.warning(
+                "the model folder %s was emptied: nothing is served in place of version %d",
+                self._folder,
+                self.current,
+            )
             self._replace(None)
+        self._tell_of_kept(found)
+
+    def _tell_of_kept(self, found: Mapping[int, Path]) -> None:
+        """Says once that what was removed goes on, since nothing that is left can be loaded."""
+        current = self.current
+        if current is None or current in found:
+            self._kept = None
+        elif current != self._kept and self._refused.keys() >= found.keys():
+            self._kept = current
+            _log.warning(
+                "version %d was removed from %s and is served still: of what is left, version %s "
+                "cannot be loaded",
+                current,
+                self._folder,
+                ", ".join(map(str, sorted(found, reverse=True))),
+            )
 
     def _served_files(self) -> Fingerprint | None:
         """What was in the folder of the version that is served, when it was loaded."""
@@ -252,7 +276,9 @@ class Versions:
 
     def _try(self, version: int, folder: Path, files: Fingerprint) -> bool:
         """Loads a version and serves it, or refuses it."""
-        again = version == self.current
+        before = self.current
+        again = version == before
+        _log.info("loading version %d of %s%s", version, self._folder, " anew" if again else "")
         if not again:
             self._note(VersionState(version, ModelVersionStatus.LOADING))
         try:
@@ -276,7 +302,11 @@ class Versions:
         if stopped:
             servable.close()
             return False
-        _log.info("version %d is served%s", version, ", its files having changed" if again else "")
+        if before is not None and version < before:
+            _log.info("gone back to version %d from %d, which was removed", version, before)
+        else:
+            changed = ", its files having changed" if again else ""
+            _log.info("version %d is served%s", version, changed)
         return True
 
     def _replace(self, new: _Loaded | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import threading
@@ -106,11 +107,52 @@ class TestSwap:
         assert answered_by(server) == 3
         assert states(server) == {5: END, 3: AVAILABLE}
 
+    def test_removed_version_goes_on_while_no_other_can_be_loaded(
+        self, server: ModelServer, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        adding_model.push(folder, 5)
+        look(server)
+        shutil.rmtree(folder / "5")
+        truncate(folder / "3")
+        look(server)
+        look(server)
+        assert answered_by(server) == 5
+        warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert warnings == [
+            f"version 5 was removed from {folder} and is served still: of what is left, version 3 "
+            "cannot be loaded"
+        ]
+        adding_model.push(folder, 2)
+        look(server)
+        assert answered_by(server) == 2
+
+    def test_log_says_what_is_loaded_and_what_is_gone_back_to(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "serving")
+        adding_model.push(folder, 5)
+        with ModelServer(folder, port=0, options=BY_HAND) as server:
+            shutil.rmtree(folder / "5")
+            look(server)
+        told = [re.sub(r"\d+\.\d s", "T s", record.getMessage()) for record in caplog.records]
+        assert told == [
+            f"loading version 5 of {folder}",
+            "version 5: loaded in T s, warmed up with 0 records in T s",
+            "version 5 is served",
+            f"loading version 3 of {folder}",
+            "version 3: loaded in T s, warmed up with 0 records in T s",
+            "gone back to version 3 from 5, which was removed",
+            "version 5 is closed",
+            "stopping: requests are answered for 0 s more, those in progress for 5 s after",
+            "version 3 is closed",
+        ]
+
     def test_emptied_folder_unloads_all_and_a_new_version_mends_it(
-        self, server: ModelServer, folder: Path
+        self, server: ModelServer, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         shutil.rmtree(folder / "3")
         look(server)
+        assert caplog.text.count("was emptied: nothing is served in place of version 3") == 1
         with pytest.raises(grpc.RpcError) as caught:
             answered_by(server)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
