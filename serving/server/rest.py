@@ -49,7 +49,6 @@ _CODES = {
     "RESOURCE_EXHAUSTED": 429,
     "UNAVAILABLE": 503,
     "UNIMPLEMENTED": 501,
-    "CANCELLED": 499,
 }
 
 _log = logging.getLogger(__name__)
@@ -112,6 +111,8 @@ class _Server(ThreadingHTTPServer):
         self._free = threading.Semaphore(connections)
         self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
         self._most = connections
+        # Those of a burst wait to be taken; the library's own 5 would have the system drop the rest.
+        self.request_queue_size = connections
         self._idle = threading.Condition()
         self._busy = 0
         self._open: set[socket.socket] = set()
@@ -309,8 +310,13 @@ class _Handler(BaseHTTPRequestHandler):
                     grpc.StatusCode.DEADLINE_EXCEEDED,
                     f"of a body of {length} bytes, {length - left} came within {self.body_s:g} s",
                 ) from error
+            except ConnectionError:
+                part = b""
             if not part:
-                raise ConnectionError("the caller hung up in the middle of a body")
+                raise Refusal(
+                    grpc.StatusCode.CANCELLED,
+                    f"of a body of {length} bytes, {length - left} came before the caller hung up",
+                )
             parts.append(part)
             left -= len(part)
         self.connection.settimeout(self.timeout)
@@ -321,12 +327,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             try:
                 content = json.dumps(answer()).encode()
-            except OSError:
-                # The caller is gone, or too slow: nobody is left to be told.
-                self.close_connection = True
             except Exception as error:
                 status, message = self.api.failed(error)
-                self._error(_CODES.get(status.name, 500), message)
+                if status is grpc.StatusCode.CANCELLED:
+                    # The caller is gone: nobody is left to be told.
+                    self.close_connection = True
+                else:
+                    self._error(_CODES.get(status.name, 500), message)
             else:
                 self._send(200, content, "application/json")
         finally:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import http.client
 import itertools
 import json
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import adding_model
 import grpc
@@ -22,6 +27,8 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from benchmarks.fuzz_rest import EXPECTED, HUNG_UP, RestFuzzer
 from benchmarks.fuzz_server import fuzz
 from serving.server import Limits, ModelServer, ServerOptions, ServingError, rest_json
+from serving.server.metrics import Metrics
+from serving.server.rest import RestServer
 
 PREDICT = "/v1/models/piano:predict"
 PATIENCE_S = 120.0
@@ -342,6 +349,16 @@ class TestConnections:
         assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
         kept.close()
 
+    def test_as_many_may_wait_for_a_connection_as_there_may_be(self) -> None:
+        """Nothing takes a connection yet: the system keeps them, and drops one too many."""
+        limits = Limits(concurrency=32)
+        rest = RestServer(Mock(), Metrics("piano"), limits, "127.0.0.1", 0)
+        with contextlib.ExitStack() as stack:
+            stack.callback(rest.stop, 0)
+            for _ in range(limits.concurrency):
+                waiting = socket.create_connection(("127.0.0.1", rest.port), timeout=10)
+                stack.enter_context(waiting)
+
     def test_kept_connections_end_with_the_server(self, narrow: ModelServer) -> None:
         kept = self.connect(narrow)
         kept.request("GET", "/v1/models/piano")
@@ -363,6 +380,39 @@ class TestConnections:
         error = json.loads(response.read())["error"]
         assert error == "of a body of 100 bytes, 1 came within 0.2 s"
         assert response.getheader("Connection") == "close"
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+    def test_caller_who_hangs_up_in_a_body_is_counted_as_cancelled(
+        self,
+        narrow: ModelServer,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        reset: bool,
+    ) -> None:
+        counted: list[str] = []
+        done = threading.Event()
+
+        def count(model_name: str, status: str, entry: str, seconds: float) -> None:
+            counted.append(status)
+            done.set()
+
+        monkeypatch.setattr(narrow._metrics, "request", count)
+        connection = self.connect(narrow)
+        connection.putrequest("POST", PREDICT)
+        connection.putheader("Content-Length", "100")
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        assert connection.sock is not None
+        # The head has been read, so that a reset does not take it back.
+        assert connection.sock.recv(12) == b"HTTP/1.1 100"
+        connection.sock.sendall(b"{")
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.close()
+        assert done.wait(PATIENCE_S)
+        assert counted == ["CANCELLED"]
+        assert "a request failed" not in caplog.text
 
     @pytest.mark.parametrize(
         ("sent", "code", "error"),
