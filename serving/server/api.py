@@ -30,7 +30,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from serving.columns import DEFAULT_SIGNATURE, ITEMS
-from serving.server.call import Admission, Call, stopping
+from serving.server.call import Admission, Call
 from serving.server.errors import Refusal, exhausted, invalid_argument
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
@@ -279,10 +279,6 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         code, message = error.code, str(error)
     elif isinstance(error, tf.errors.InvalidArgumentError):
         code, message = grpc.StatusCode.INVALID_ARGUMENT, error.message
-    elif isinstance(error, tf.errors.CancelledError):
-        # Only closing a model under its runs does that.
-        refusal = stopping()
-        code, message = refusal.code, str(refusal)
     else:
         code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
     if len(message) > _LONGEST_MESSAGE:

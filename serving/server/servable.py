@@ -19,6 +19,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.columns import DEFAULT_SIGNATURE
+from serving.server.call import stopping
 from serving.server.errors import Refusal, ServingError, invalid_argument
 from serving.server.limits import Limits
 from serving.server.list_signatures import (
@@ -53,7 +54,8 @@ class Plan:
       passes: How often a run that does not explain goes through the model.
       of_fixed_width: Names of outputs with so many values per list, however long the lists are.
       run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
-        `tensorflow.errors.OpError` if the model fails on the inputs.
+        `tensorflow.errors.OpError` if the model fails on the inputs, and a `Refusal` if it was
+        closed.
     """
 
     servable: Servable
@@ -89,6 +91,7 @@ class Servable:
         self._plans: dict[tuple[str, tuple[str, ...]], Plan] = {}
         if not (folder / "saved_model.pb").is_file():
             raise ServingError(f"the version folder {folder} holds no saved_model.pb")
+        self._closed = False
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             meta_graph = _load(self._session, folder)
@@ -190,7 +193,13 @@ class Servable:
         )
 
         def run(arrays: Arrays) -> Arrays:
-            return dict(zip(outputs, call(*(arrays[name] for name in inputs)), strict=True))
+            try:
+                return dict(zip(outputs, call(*(arrays[name] for name in inputs)), strict=True))
+            except (tf.errors.CancelledError, RuntimeError) as error:
+                # What is broken off, and what comes to a closed session.
+                if self._closed:
+                    raise stopping() from error
+                raise
 
         about_lists = is_about_lists(signature)
         explains = about_lists and signature_name == EXPLAIN
@@ -207,7 +216,8 @@ class Servable:
         )
 
     def close(self) -> None:
-        """Frees the model's memory; no signature can be run afterwards."""
+        """Frees the model's memory; what is run still or afterwards is refused as UNAVAILABLE."""
+        self._closed = True
         self._session.close()
         self._plans.clear()
 

@@ -75,6 +75,45 @@ def test_run_that_never_ends_is_broken_off(
     assert server.versions.states()[0].version == 1
 
 
+def test_batch_that_is_broken_off_is_unavailable_to_each_of_its_callers(
+    endless: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not halved, as one with a request at fault is: there is no model to run a half."""
+    # Only both together make a batch that is due.
+    batching = BatchingOptions(most_lists=2, timeout_s=PATIENCE_S, threads=1)
+    server = ModelServer(
+        endless, port=0, options=ServerOptions(poll_s=0, batching=batching, grace_s=0.1)
+    )
+    begun = threading.Event()
+    timed = server._metrics.run
+    lists_of_runs: list[int | None] = []
+    statuses: list[str] = []
+
+    @contextlib.contextmanager
+    def run(lists: int | None) -> Iterator[None]:
+        lists_of_runs.append(lists)
+        with timed(lists):
+            begun.set()
+            yield
+
+    def count(model_name: str, status: str, entry: str, seconds: float) -> None:
+        statuses.append(status)
+
+    monkeypatch.setattr(server._metrics, "run", run)
+    monkeypatch.setattr(server._metrics, "request", count)
+    server.start()
+    request = adding_model.request({"item_id": np.array([["a", "b"]], object)})
+    with grpc.insecure_channel(server.address, NO_PROXY) as channel:
+        predict = PredictionServiceStub(channel).Predict
+        calls = [predict.future(request, timeout=PATIENCE_S) for _ in range(2)]
+        assert begun.wait(PATIENCE_S)
+        server.stop()
+        for call in calls:
+            call.exception()
+    assert (lists_of_runs, statuses) == ([2], ["UNAVAILABLE"] * 2)
+    assert "a request failed" not in caplog.text
+
+
 def test_streams_that_never_end_do_not_starve_probes(tmp_path: Path) -> None:
     adding_model.push(tmp_path, 7)
     options = ServerOptions(poll_s=0, limits=Limits(concurrency=1), grace_s=0.1)

@@ -22,6 +22,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from serving.server import BatchingOptions, ModelServer, ServerOptions, ServingError
+from serving.server.errors import Refusal
 
 PATIENCE_S = 120.0
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END
@@ -180,7 +181,7 @@ class TestSwap:
             assert adding_model.same(plan.run(arrays), adding_model.expected(given, 3))
         server.versions.refresh()
         assert states(server) == {5: AVAILABLE, 3: END}
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(Refusal, match="being stopped"):
             plan.run(arrays)
 
 
