@@ -1,9 +1,11 @@
-"""Requests run one by one, as many at a time as there are processors."""
+"""Requests run one by one, in the order in which they came, as many at a time as processors."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from serving.server.call import Admission, Call, late, stopping
@@ -32,8 +34,58 @@ class Runner(Protocol):
         ...
 
 
+class Places:
+    """So many places; who waits for one gets it in turn, and nobody who comes later before.
+
+    Args:
+      most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._changed = threading.Condition()
+        self._free = most
+        self._waiting: deque[threading.Event] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        with self._changed:
+            return len(self._waiting)
+
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits for something to become true of who waits; says whether it did in time."""
+        with self._changed:
+            return self._changed.wait_for(holds, timeout_s)
+
+    def acquire(self, timeout_s: float | None) -> bool:
+        """Waits so long for a place, or for ever; says whether there was one."""
+        turn = threading.Event()
+        with self._changed:
+            if self._free:
+                self._free -= 1
+                return True
+            self._waiting.append(turn)
+            self._changed.notify_all()
+        if turn.wait(timeout_s):
+            return True
+        with self._changed:
+            # The place may have come just when the time was over.
+            if turn.is_set():
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def release(self) -> None:
+        """Hands the place to who has waited longest, if anybody waits."""
+        with self._changed:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class OneByOne:
-    """Runs each request by itself; explanations one at a time, beside all others.
+    """Runs each request by itself, in turn; explanations one at a time, beside all others.
 
     More runs at a time than processors would only make each of them slower, so that the rest waits
     here, where a caller's deadline is looked at.
@@ -45,21 +97,21 @@ class OneByOne:
 
     def __init__(self, metrics: Metrics, runs: int | None = None) -> None:
         self._metrics = metrics
-        self._free = threading.Semaphore(runs or os.cpu_count() or 1)
+        self.places = Places(runs or os.cpu_count() or 1)
         self._closed = False
-        self._free_to_explain = threading.Semaphore()
+        self._places_to_explain = Places(1)
         self.explanations = Admission(_MOST_EXPLANATIONS, "explanations", "explanations")
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""
         if plan.explains:
             with self.explanations():
-                return self._run(self._free_to_explain, plan, arrays, call)
-        return self._run(self._free, plan, arrays, call)
+                return self._run(self._places_to_explain, plan, arrays, call)
+        return self._run(self.places, plan, arrays, call)
 
-    def _run(self, places: threading.Semaphore, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
+    def _run(self, places: Places, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         with self._metrics.stage("wait"):
-            free = places.acquire(timeout=call.seconds_left())
+            free = places.acquire(call.seconds_left())
         if not free:
             raise late()
         try:
@@ -75,5 +127,5 @@ class OneByOne:
         """See `Runner`; what runs is left to run."""
         self._closed = True
         # Each that waits is let through, to find out, and lets the next one through.
-        self._free.release()
-        self._free_to_explain.release()
+        self.places.release()
+        self._places_to_explain.release()
