@@ -109,11 +109,13 @@ class Metrics:
             registry=self._registry,
         )
         self._version = Gauge(
-            "piano_serving_model_version", "The version that is served.", registry=self._registry
+            "piano_serving_model_version",
+            "The version that is served; -1 for none.",
+            registry=self._registry,
         )
         self._loads = Counter(
             "piano_serving_version_loads",
-            "Versions that were loaded or refused.",
+            "Loads of a version, anew too, that were done or refused.",
             ["result"],
             registry=self._registry,
         )
@@ -175,11 +177,13 @@ class Metrics:
         """Counts a request for as long as it is in progress."""
         return self._in_progress.track_inprogress()
 
-    def version(self, version: int, loaded: bool) -> None:
-        """Notes that a version was loaded, and is served, or was refused."""
-        self._loads.labels("loaded" if loaded else "refused").inc()
-        if loaded:
-            self._version.set(version)
+    def load(self, result: str) -> None:
+        """Counts a version that was `loaded`, or was `refused`."""
+        self._loads.labels(result).inc()
+
+    def serves(self, version: int | None) -> None:
+        """Notes which version is served; None for none."""
+        self._version.set(-1 if version is None else version)
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""

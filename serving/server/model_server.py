@@ -240,12 +240,14 @@ class ModelServer:
 
     def _observe(self, state: VersionState) -> None:
         """Tells the metrics and the probes what became of a version."""
-        if state.state == ModelVersionStatus.AVAILABLE:
-            self._metrics.version(state.version, loaded=True)
-        elif state.error:
-            self._metrics.version(state.version, loaded=False)
+        if state.error:
+            self._metrics.load("refused")
+        elif state.state == ModelVersionStatus.AVAILABLE:
+            self._metrics.load("loaded")
+        current = self.versions.current
+        self._metrics.serves(current)
         if self._health is not None:
-            self._health.set(self.versions.current is not None)
+            self._health.set(current is not None)
 
     def __enter__(self) -> ModelServer:
         self.start()

@@ -75,7 +75,8 @@ class Versions:
     Args:
       model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
       load: Loads and warms up a version; raises `ServingError` if it cannot be served.
-      observe: Told of each change of a version's state, once it has happened.
+      observe: Told of each change of a version's state, once it has happened; of the version that
+        is served also, as AVAILABLE with an error, that what its files are now was refused.
     """
 
     def __init__(
@@ -291,7 +292,9 @@ class Versions:
             reason = str(error) if expected else f"{folder}: {type(error).__name__}: {error}"
             _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
             self._refused[version] = files
-            if not again:
+            if again:
+                self._observe(VersionState(version, ModelVersionStatus.AVAILABLE, reason))
+            else:
                 self._note(VersionState(version, ModelVersionStatus.END, reason))
             return False
         self._refused.pop(version, None)

@@ -72,6 +72,13 @@ def answered_by(server: ModelServer) -> int:
     return version
 
 
+def figures(server: ModelServer) -> dict[str, float]:
+    """The metrics by name and labels."""
+    lines = server._metrics.text().decode().splitlines()
+    found = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in found}
+
+
 def look(server: ModelServer) -> None:
     """Twice, since a version is loaded only once its files stand still."""
     server.versions.refresh()
@@ -154,6 +161,7 @@ class TestSwap:
         shutil.rmtree(folder / "3")
         look(server)
         assert caplog.text.count("was emptied: nothing is served in place of version 3") == 1
+        assert figures(server)["piano_serving_model_version"] == -1
         with pytest.raises(grpc.RpcError) as caught:
             answered_by(server)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -161,6 +169,7 @@ class TestSwap:
         adding_model.push(folder, 4)
         look(server)
         assert answered_by(server) == 4
+        assert figures(server)["piano_serving_model_version"] == 4
 
     def test_missing_folder_changes_nothing(self, server: ModelServer, folder: Path) -> None:
         folder.rename(folder.with_name("away"))
@@ -252,6 +261,8 @@ class TestRefusedVersions:
         assert answered_by(server) == 3
         assert states(server) == {3: AVAILABLE}
         assert caplog.text.count("version 3 is refused") == 1
+        assert figures(server)['piano_serving_version_loads_total{result="refused"}'] == 1
+        assert figures(server)["piano_serving_model_version"] == 3
 
     def test_of_two_folders_of_one_version_the_plain_one_is_taken(self, folder: Path) -> None:
         adding_model.push(folder, 4, adds=1.0).rename(folder / "04")
