@@ -111,7 +111,7 @@ class _Server(ThreadingHTTPServer):
         self._free = threading.Semaphore(connections)
         self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
         self._most = connections
-        # Those of a burst wait to be taken; the library's own 5 would have the system drop the rest.
+        # A burst waits to be taken; of the library's own 5, the system would drop the rest.
         self.request_queue_size = connections
         self._idle = threading.Condition()
         self._busy = 0

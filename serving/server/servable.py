@@ -95,8 +95,10 @@ class Servable:
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             meta_graph = _load(self._session, folder)
-        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+        except BaseException as error:
             self._session.close()
+            if not isinstance(error, OSError | RuntimeError | ValueError | tf.errors.OpError):
+                raise
             reason = str(error).partition("\n")[0]
             raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
         self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def

@@ -2,7 +2,8 @@
 
 The highest version is served. A newer one is loaded and warmed up while the old one answers; then
 new calls go to it at once, and the old one is closed after its last call. A version that cannot be
-loaded is refused, and tried again only when its files change; the best of the others goes on. The
+loaded is refused, and tried again only when its files change; the best of the others goes on. What
+may have failed for the moment alone, as for want of memory, is tried again a few times before. The
 one that is served is loaded anew when its files change: it may have been half copied at the start.
 One that was removed goes on for as long as none of those that are left can be loaded.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import logging
 import os
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import grpc
+import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.server.errors import ServingError
@@ -28,6 +31,22 @@ from serving.server.servable import Servable
 
 # The version travels as an int64, which holds any number of 18 digits.
 _VERSION = re.compile(r"[0-9]{1,18}")
+
+# How often a load that failed for the moment is tried again, one look after the other: as often as
+# the real server tries any.
+_MORE_TRIES = 5
+# What the next look may find mended, the version being what it is.
+_MOMENTARY_ERRNOS = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+_MOMENTARY = (MemoryError, tf.errors.ResourceExhaustedError, tf.errors.UnavailableError)
 
 # What is in a folder: each file's path, size and time of change.
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -58,6 +77,19 @@ class VersionState:
             found.status.error_code = grpc.StatusCode.UNKNOWN.value[0]
             found.status.error_message = self.error
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refused:
+    """A version that could not be loaded.
+
+    Attributes:
+      files: What was in its folder.
+      tries_left: How often it is tried again though they have not changed.
+    """
+
+    files: Fingerprint
+    tries_left: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,7 +127,7 @@ class Versions:
         self._leaving: list[_Loaded] = []
         self._states: dict[int, VersionState] = {}
         self._seen: dict[int, Fingerprint] = {}
-        self._refused: dict[int, Fingerprint] = {}
+        self._refused: dict[int, _Refused] = {}
         # What was removed and goes on, as far as it has been told.
         self._kept: int | None = None
         self._stopped = threading.Event()
@@ -153,7 +185,8 @@ class Versions:
         self.refresh(settled=False)
         if self.current is None:
             refused = [state.error for state in self.states() if state.error]
-            raise ServingError("; ".join(refused))
+            unread = f"the model folder {self._folder} cannot be read"
+            raise ServingError("; ".join(refused) or unread)
 
     def watch(self, seconds: float) -> None:
         """Looks again and again, on a thread of its own.
@@ -174,7 +207,11 @@ class Versions:
             that one which is being copied is left in peace.
         """
         with self._looking:
-            self._look(settled)
+            try:
+                self._look(settled)
+            except OSError as error:
+                # A folder that cannot be read for a moment is no reason to stop serving.
+                _log.warning("the model folder %s cannot be read: %s", self._folder, error.strerror)
             self._reap()
 
     def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
@@ -225,12 +262,7 @@ class Versions:
         return {int(child.name): child for child in found}
 
     def _look(self, settled: bool) -> None:
-        try:
-            found = self._found()
-        except OSError as error:
-            # A folder that cannot be read for a moment is no reason to stop serving.
-            _log.warning("the model folder %s cannot be read: %s", self._folder, error.strerror)
-            return
+        found = self._found()
         for gone in [version for version in self._refused if version not in found]:
             del self._refused[gone]
         seen: dict[int, Fingerprint] = {}
@@ -241,7 +273,7 @@ class Versions:
             if served and files == self._served_files():
                 break
             stands_still = not settled or self._seen.get(version) == files
-            is_new = stands_still and self._refused.get(version) != files
+            is_new = stands_still and self._tries_left(version, files) > 0
             # Of the one that is served, what was loaded goes on if what is there now is refused.
             if (is_new and self._try(version, found[version], files)) or served:
                 break
@@ -283,15 +315,21 @@ class Versions:
         if not again:
             self._note(VersionState(version, ModelVersionStatus.LOADING))
         try:
-            servable = self._load(version, folder)
-            if _fingerprint(folder) != files:
-                servable.close()
-                raise ServingError(f"the version folder {folder} changed while it was loaded")
+            servable = self._loaded(version, folder, files)
         except Exception as error:
             expected = isinstance(error, ServingError)
             reason = str(error) if expected else f"{folder}: {type(error).__name__}: {error}"
-            _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
-            self._refused[version] = files
+            left = self._tries_left(version, files) - 1 if _is_momentary(error) else 0
+            if left:
+                _log.warning(
+                    "version %d cannot be loaded now, and is tried again, at most %d times: %s",
+                    version,
+                    left,
+                    reason,
+                )
+            else:
+                _log.error("version %d is refused: %s", version, reason, exc_info=not expected)
+            self._refused[version] = _Refused(files, left)
             if again:
                 self._observe(VersionState(version, ModelVersionStatus.AVAILABLE, reason))
             else:
@@ -311,6 +349,24 @@ class Versions:
             changed = ", its files having changed" if again else ""
             _log.info("version %d is served%s", version, changed)
         return True
+
+    def _tries_left(self, version: int, files: Fingerprint) -> int:
+        """How often a version may be tried, its files being these."""
+        refused = self._refused.get(version)
+        if refused is None or refused.files != files:
+            return 1 + _MORE_TRIES
+        return refused.tries_left
+
+    def _loaded(self, version: int, folder: Path, files: Fingerprint) -> Servable:
+        """Loads a version whose files stay as they are meanwhile."""
+        servable = self._load(version, folder)
+        try:
+            if _fingerprint(folder) != files:
+                raise ServingError(f"the version folder {folder} changed while it was loaded")
+        except Exception:
+            servable.close()
+            raise
+        return servable
 
     def _replace(self, new: _Loaded | None) -> None:
         """Sends new calls to a version, and the old one away."""
@@ -353,9 +409,18 @@ class Versions:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    """What is in a version's folder now."""
+    """What is in a version's folder now.
+
+    Raises:
+      OSError: That cannot be told at the moment.
+    """
+
+    def fail(error: OSError) -> None:
+        if _is_momentary(error):
+            raise error
+
     files = []
-    for place, _, names in os.walk(folder):
+    for place, _, names in os.walk(folder, onerror=fail):
         for name in names:
             path = os.path.join(place, name)
             # A file may go while the folder is being read; then it is not in it.
@@ -363,3 +428,14 @@ def _fingerprint(folder: Path) -> Fingerprint:
                 status = os.stat(path)
                 files.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
     return tuple(sorted(files))
+
+
+def _is_momentary(error: BaseException | None) -> bool:
+    """Whether a failure, or what it comes from, says nothing of the version."""
+    while error is not None:
+        if isinstance(error, _MOMENTARY):
+            return True
+        if isinstance(error, OSError) and error.errno in _MOMENTARY_ERRNOS:
+            return True
+        error = error.__cause__
+    return False

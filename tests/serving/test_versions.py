@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import logging
 import re
 import shutil
@@ -21,7 +23,7 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from serving.server import BatchingOptions, ModelServer, ServerOptions, ServingError
+from serving.server import BatchingOptions, ModelServer, ServerOptions, ServingError, servable
 from serving.server.errors import Refusal
 
 PATIENCE_S = 120.0
@@ -88,6 +90,22 @@ def look(server: ModelServer) -> None:
 def truncate(version: Path) -> None:
     path = version / "saved_model.pb"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def fail_to_load(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, times: int
+) -> Iterator[Exception]:
+    """Has so many loads fail; gives the failures that are left."""
+    failures = itertools.repeat(failure, times)
+    load = servable._load
+
+    def fail(*arguments: Any) -> Any:
+        for one in failures:
+            raise one
+        return load(*arguments)
+
+    monkeypatch.setattr(servable, "_load", fail)
+    return failures
 
 
 class TestSwap:
@@ -218,6 +236,79 @@ class TestRefusedVersions:
         look(server)
         assert answered_by(server) == 5
         assert errors(server) == {}
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            MemoryError("out of memory"),
+            OSError(errno.EMFILE, "Too many open files"),
+            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        ],
+        ids=lambda failure: type(failure).__name__,
+    )
+    def test_what_failed_for_the_moment_is_tried_again(
+        self,
+        server: ModelServer,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        failure: Exception,
+    ) -> None:
+        failures = fail_to_load(monkeypatch, failure, times=5)
+        adding_model.push(folder, 5)
+        look(server)
+        assert str(failure) in errors(server)[5]
+        assert "version 5 cannot be loaded now, and is tried again, at most 5 times" in caplog.text
+        for _ in range(5):
+            assert answered_by(server) == 3
+            server.versions.refresh()
+        assert answered_by(server) == 5
+        assert errors(server) == {}
+        assert next(failures, None) is None
+        assert "is refused" not in caplog.text
+
+    def test_what_goes_on_failing_is_refused_after_five_more_tries(
+        self,
+        server: ModelServer,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        failures = fail_to_load(monkeypatch, MemoryError("out of memory"), times=100)
+        adding_model.push(folder, 5)
+        for _ in range(10):
+            look(server)
+        assert len(list(failures)) == 100 - 6
+        assert caplog.text.count("version 5 is refused") == 1
+        assert answered_by(server) == 3
+
+    def test_failure_for_the_moment_at_start_is_tried_again_beside_the_next_best(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        adding_model.push(folder, 5)
+        fail_to_load(monkeypatch, MemoryError("out of memory"), times=1)
+        with ModelServer(folder, port=0, options=BY_HAND) as server:
+            assert answered_by(server) == 3
+            server.versions.refresh()
+            assert answered_by(server) == 5
+
+    def test_files_that_cannot_be_listed_now_are_no_change(
+        self,
+        server: ModelServer,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fail(path: Any) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as short:
+            short.setattr("os.scandir", fail)
+            look(server)
+            look(server)
+        look(server)
+        assert caplog.text.count(f"{folder} cannot be read: Too many open files") == 4
+        assert figures(server)['piano_serving_version_loads_total{result="loaded"}'] == 1
 
     def test_version_being_copied_is_left_until_it_stands_still(
         self, server: ModelServer, folder: Path
