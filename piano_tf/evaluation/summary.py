@@ -73,7 +73,7 @@ class Slice(NamedTuple):
     """Some of the lists: those where a feature is from `low` to `high`.
 
     Attributes:
-      feature: `history length`, `query frequency` or `item popularity`.
+      feature: Its name, such as `history length`.
       low, high: Smallest and largest value in it.
       members: [L] boolean.
     """
@@ -246,7 +246,7 @@ def slices_of(lists: Lists) -> list[Slice]:
     """Lists in quarters of equal count by what is known of listener, query and clicked items.
 
     The item popularity of a list is the mean of its clicked items': lists without a click are in no
-    slice of it. Equal values stay in one slice, so that there may be fewer.
+    slice of it.
     """
     clicked = lists.labels[CLICK] & lists.mask
     count = clicked.sum(axis=1)
@@ -261,17 +261,26 @@ def slices_of(lists: Lists) -> list[Slice]:
         "query frequency": lists.query_frequency.astype(float),
         "item popularity": popularity,
     }
+    return [part for feature, values in features.items() for part in quarters(feature, values)]
+
+
+def quarters(feature: str, values: np.ndarray) -> list[Slice]:
+    """Lists in quarters of equal count by a feature; equal values stay in one, so that few may be.
+
+    Args:
+      feature: Its name.
+      values: [L]; a list whose value is nan is in no slice.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return []
+    edges = np.unique(np.quantile(known, np.arange(1, _SLICES) / _SLICES))
+    number = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="left"))
     found = []
-    for feature, values in features.items():
-        known = values[~np.isnan(values)]
-        if not len(known):
-            continue
-        edges = np.unique(np.quantile(known, np.arange(1, _SLICES) / _SLICES))
-        number = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="left"))
-        for part in np.unique(number[number >= 0]):
-            members = number == part
-            low, high = values[members].min(), values[members].max()
-            found.append(Slice(feature, float(low), float(high), members))
+    for part in np.unique(number[number >= 0]):
+        members = number == part
+        low, high = values[members].min(), values[members].max()
+        found.append(Slice(feature, float(low), float(high), members))
     return found
 
 

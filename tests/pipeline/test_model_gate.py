@@ -215,6 +215,43 @@ def test_parts_are_quarters_and_declared_columns(tiny, tmp_path: Path) -> None:
     assert {"history length", "query frequency", "item popularity"} <= {
         " ".join(name.split()[:2]) for name in parts
     }
+    # The test split is the last quarter, lists 90 to 119.
+    assert [name for name in parts if name.startswith("user_plays")] == [
+        "user_plays 90 to 97",
+        "user_plays 98 to 104",
+        "user_plays 105 to 111",
+        "user_plays 112 to 119",
+    ]
+    assert parts["user_plays 98 to 104"].tolist() == [98 <= n <= 104 for n in range(90, 120)]
+
+
+def test_of_many_values_the_most_frequent_have_slices_and_the_rest_is_one(
+    tiny, tmp_path: Path
+) -> None:
+    """Of 14 values, one in the hands of a single listener: 12 slices and the others."""
+    rows = []
+    for number in range(1120):
+        share = number % 14
+        user = "one" if share == 0 else f"user-{number % 97}"
+        # The last of the values that many listeners have is the rarest.
+        device = "device-1" if share == 13 and number % 4 else f"device-{share}"
+        rows.append(tiny.row(number, user_id=user, context_device=device, context_hour=0.5))
+    log_dir = tiny.write(tmp_path / "log", rows)
+    truth = read_lists(log_dir, "test")
+    parts = {part.name: part.members for part in parts_of(truth, log_dir, "test")}
+    declared = [name for name in parts if name.startswith("context_device")]
+    assert declared[0] == "context_device device-1", "the most frequent one first"
+    assert {*declared[:-1]} == {f"context_device device-{share}" for share in range(1, 13)}
+    assert declared[-1] == "context_device (others)"
+    assert sum(parts[name] for name in declared).tolist() == [1] * len(truth)
+    assert not [name for name in parts if name.startswith("context_hour")], "all have the same"
+
+
+def test_a_column_that_names_each_list_has_no_slices(tiny, tmp_path: Path) -> None:
+    rows = [tiny.row(number, context_device=f"session-{number}") for number in range(120)]
+    log_dir = tiny.write(tmp_path / "log", rows)
+    parts = parts_of(read_lists(log_dir, "test"), log_dir, "test")
+    assert not [part.name for part in parts if part.name.startswith("context_device")]
 
 
 # --- figures ---

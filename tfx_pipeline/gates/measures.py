@@ -26,13 +26,12 @@ from piano_tf.evaluation.predictions import Predictions
 from piano_tf.evaluation.probability import auc_by_list
 from piano_tf.evaluation.ranking import MAP_AT, NDCG_AT, average_precision, ndcg, ranks_of
 from piano_tf.evaluation.significance import Interval, jackknife_interval
-from piano_tf.evaluation.summary import slices_of
+from piano_tf.evaluation.summary import quarters, slices_of
 from piano_tf.features import LABELS
 
 ALL_LISTS = "all lists"
 _DECLARED = ("user_", "context_")  # columns that a dataset may have of a listener or a request
-# A column of more values than this names things, and its slices would be too thin to say anything.
-_MOST_VALUES = 12
+_MOST_VALUES = 12  # of a column that have slices of their own
 # Of fewer listeners an interval is no more than a guess.
 LEAST_LISTENERS = 10
 
@@ -96,31 +95,62 @@ def parts_of(lists: Lists, log_dir: Path, split: str) -> list[Part]:
     """All lists, then slices of them.
 
     Quarters by history length, by how often the query was asked in training and by how often what
-    was clicked was clicked there (`piano_tf.evaluation.summary.slices_of`); and the values of each
-    column of text that the log declares of a listener or of a request, where they are few.
+    was clicked was clicked there (`piano_tf.evaluation.summary.slices_of`); and of each column that
+    the log declares of a listener or of a request quarters, where it is a number, and where it is
+    text its values, of which the rarer ones are one slice where there are many.
 
     Args:
       lists: Of the split.
       log_dir: The log.
       split: Which part of it.
     """
-    quarters = [Part(f"{one.feature} {one.name}", one.members) for one in slices_of(lists)]
+    known = [Part(f"{one.feature} {one.name}", one.members) for one in slices_of(lists)]
     everything = Part(ALL_LISTS, np.ones(len(lists), bool))
-    return [everything, *quarters, *_by_column(log_dir, split)]
+    return [everything, *known, *_by_column(lists, log_dir, split)]
 
 
-def _by_column(log_dir: Path, split: str) -> Iterator[Part]:
+def _by_column(lists: Lists, log_dir: Path, split: str) -> Iterator[Part]:
     for column in read_spec(log_dir).columns(labels=False):
-        declared = column.name.startswith(_DECLARED) and column.name != "user_id"
-        if column.type != "string" or not declared:
+        if not column.name.startswith(_DECLARED) or column.name == "user_id":
             continue
         batches = read_columns(log_dir, split, [column.name])
         parts = [batch[column.name].to_numpy(zero_copy_only=False) for batch in batches]
         values = np.concatenate(parts)
-        known = sorted(set(values))
-        if 1 < len(known) <= _MOST_VALUES:
-            for value in known:
-                yield Part(f"{column.name} {value or 'unknown'}", values == value)
+        is_number = column.type == "float"
+        sliced = _by_number(values) if is_number else _by_value(values, lists.user_id)
+        found = [Part(f"{column.name} {name}", members) for name, members in sliced]
+        if len(found) > 1:  # one alone is all lists
+            yield from found
+
+
+def _by_number(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    for one in quarters("", values.astype(float)):
+        ends = [_spelt(value) for value in (one.low, one.high)]
+        yield " to ".join(dict.fromkeys(ends)), one.members
+
+
+def _by_value(values: np.ndarray, users: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The values; where they are many, the most frequent, then all the others as one.
+
+    Of too few listeners for an interval, a slice of many would say nothing, and widen the others'.
+    """
+    known, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    chosen = np.arange(len(known))
+    if len(known) > _MOST_VALUES:
+        _, user = np.unique(users.astype(str), return_inverse=True)
+        pairs = np.unique(np.stack([number, user]), axis=1)
+        enough = np.bincount(pairs[0]) >= LEAST_LISTENERS
+        chosen = np.flatnonzero(enough)[np.argsort(-count[enough], kind="stable")][:_MOST_VALUES]
+    for one in chosen:
+        yield known[one] or "unknown", number == one
+    others = ~np.isin(number, chosen)
+    if len(chosen) and others.any():
+        yield "(others)", others
+
+
+def _spelt(value: float) -> str:
+    """A number, whole ones to the last digit."""
+    return f"{value:.0f}" if value.is_integer() else f"{value:g}"
 
 
 def order_measures(lists: Lists, score: np.ndarray) -> dict[str, Measure]:
