@@ -556,7 +556,7 @@ def _tfx(
     """Runs the `tfx` command; of its errors, the one sentence that a person needs."""
     from piano_tf.disk import full_disk
 
-    command = [sys.executable, "-m", "tfx.tools.cli.cli_main", *arguments]
+    command = [sys.executable, "-m", "tfx_pipeline.tfx_command", *arguments]
     done = subprocess.run(
         command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
     )

@@ -30,12 +30,11 @@ def run(config: PipelineConfig) -> None:
         the same home.
     """
     with alone(config.home), quiet(config.run_log) as lines:
-        from tfx import v1 as tfx
-
+        from tfx_pipeline.naming_runner import NamingRunner
         from tfx_pipeline.pipeline import create_pipeline
 
         try:
-            tfx.orchestration.LocalDagRunner().run(create_pipeline(config))
+            NamingRunner().run(create_pipeline(config))
         except Exception as error:
             logging.exception("the run stopped")
             lines.fail()

@@ -22,10 +22,13 @@ NEWS = logging.getLogger("tfx_pipeline.news")
 
 # The local runner tells where it is in its log alone.
 _STAGE = re.compile(r"Component (?P<stage>\S+) is (?P<state>running|finished)\.")
+_CACHED = re.compile(r"A cached execution \d+ is used\.")
 
 
 class StageLines(logging.Handler):
     """Prints a line when a stage ends, with its seconds, and `NEWS` in between.
+
+    Of a stage whose outputs are an earlier run's the line says that in place of the seconds.
 
     Args:
       console: Where to print.
@@ -39,18 +42,28 @@ class StageLines(logging.Handler):
         super().__init__(logging.INFO)
         self._console = console
         self._began = 0.0
+        self._is_cached = False
         self.stage: str | None = None
         self.finished = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
         if record.name == NEWS.name:
-            self._console.print(f"    {escape(record.getMessage())}", highlight=False)
-            return
-        found = _STAGE.search(record.getMessage()) if record.name == "absl" else None
-        if found is None:
-            return
-        if found["state"] == "running":
-            self.stage, self._began = found["stage"], time.monotonic()
+            self._console.print(f"    {escape(message)}", highlight=False)
+        elif record.name == "absl":
+            if _CACHED.fullmatch(message):
+                self._is_cached = True
+            elif (found := _STAGE.search(message)) is not None:
+                self._tell(found["stage"], found["state"])
+
+    def fail(self) -> None:
+        """Marks the running stage, if there is one, as failed."""
+        if self.stage is not None:
+            self._end("[red]✗[/red]")
+
+    def _tell(self, stage: str, state: str) -> None:
+        if state == "running":
+            self.stage, self._began, self._is_cached = stage, time.monotonic(), False
             if self._console.is_terminal:
                 self._console.print(f"  … {self.stage}", end="\r", highlight=False)
         else:
@@ -58,14 +71,10 @@ class StageLines(logging.Handler):
             self.finished += 1
             self.stage = None
 
-    def fail(self) -> None:
-        """Marks the running stage, if there is one, as failed."""
-        if self.stage is not None:
-            self._end("[red]✗[/red]")
-
     def _end(self, mark: str) -> None:
-        seconds = time.monotonic() - self._began
-        self._console.print(f"  {mark} {self.stage:<24}{seconds:7.1f} s", highlight=False)
+        seconds = f"{time.monotonic() - self._began:7.1f} s"
+        told = "  from an earlier run" if self._is_cached else seconds
+        self._console.print(f"  {mark} {self.stage:<24}{told}", highlight=False)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import rich.box
 import rich.markup
 import rich.table
 from rich.console import Console
+from rich.text import Text
 
 from piano_tf.evaluation.config import INITIAL_ORDER, ORDERS
 from piano_tf.evaluation.ranking import MAP_AT, NDCG_AT
@@ -63,7 +64,7 @@ class Table:
         ]
         return "\n".join([texts[0], f"|{rule}", *texts[1:]])
 
-    def for_terminal(self) -> rich.table.Table:
+    def for_terminal(self) -> Text:
         """For a terminal."""
         table = rich.table.Table(title=self.title, box=rich.box.SIMPLE_HEAD)
         for number, name in enumerate(self.header):
@@ -73,10 +74,19 @@ class Table:
         return whole(table)
 
 
-def whole(table: rich.table.Table) -> rich.table.Table:
-    """The table, as wide as it needs to be in a narrow terminal too."""
-    table.width = Console(width=1000).measure(table).maximum
-    return table
+def whole(table: rich.table.Table) -> Text:
+    """The table, as wide as it needs to be in a narrow terminal too, without blanks at line ends.
+
+    To be printed with `soft_wrap`.
+    """
+    wide = Console(width=1000)
+    table.width = wide.measure(table).maximum
+    lines = []
+    for segments in wide.render_lines(table, pad=False):
+        line = Text.assemble(*((one.text, one.style or "") for one in segments))
+        line.rstrip()
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def name_of(metric: str) -> str:
