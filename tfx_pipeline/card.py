@@ -27,9 +27,15 @@ from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import Comparison, Estimate, Figure
 from tfx_pipeline.ingestion import LISTS
 from tfx_pipeline.lineage import day_of
+from tfx_pipeline.run_folder import (
+    BLESSED_SENTENCE,
+    CARD_FILE,
+    WITHDRAWN_SENTENCE,
+    folder_of,
+    pushed_sentence,
+)
 from tfx_pipeline.summary import RunSummary
 
-CARD_FILE = "model_card.html"
 _NONE = "-"
 # Of a slice a page shows these, and `comparison.json` beside the blessing everything.
 _OF_SLICES = (
@@ -80,7 +86,7 @@ def write_card(config: PipelineConfig, summary: RunSummary) -> Path:
     Returns:
       The page, in a folder of the run's own.
     """
-    folder = config.runs / summary.lineage.run.replace(":", "-")
+    folder = folder_of(config, summary.lineage.run)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / CARD_FILE) as partial:
         partial.write_text(html(config, summary), encoding="utf-8")
@@ -120,9 +126,9 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
     yield "Data gate: passed; what fails it is never trained on."
     yield _start(summary)
     if summary.withdrawn:
-        yield "Model gate: blessed, and withdrawn since."
+        yield WITHDRAWN_SENTENCE
     else:
-        yield f"Model gate: {'blessed' if summary.blessed else 'not blessed'}."
+        yield BLESSED_SENTENCE if summary.blessed else "Model gate: not blessed."
     served = summary.served
     if served.passed:
         yield (
@@ -131,7 +137,7 @@ def _verdicts(summary: RunSummary) -> Iterator[str]:
     else:
         yield "Serving gate: not fit to be served."
     if summary.pushed is not None:
-        yield f"Pushed as version {summary.pushed.name}."
+        yield pushed_sentence(summary.pushed.name)
     elif summary.blessed and served.passed:
         yield "Not pushed: an earlier run did."
     else:

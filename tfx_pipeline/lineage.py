@@ -17,6 +17,7 @@ MODEL_GATE = "ModelGate"
 LAST_MODEL = "latest_blessed_model"
 """The resolver of the model that a run's is held to."""
 PUSHED_VERSION = "pushed_version"  # as Pusher says which version it made
+RUN = "pipeline_run"  # the type of the context that a run is
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
 
@@ -101,7 +102,7 @@ def open_store(home: Home) -> metadata_store.MetadataStore:
 
 
 def _newest_run(store: metadata_store.MetadataStore) -> mlmd.Context:
-    return max(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)
+    return max(store.get_contexts_by_type(RUN), key=lambda run: run.id)
 
 
 def stage_of(store: metadata_store.MetadataStore, execution: mlmd.Execution) -> str:

@@ -13,9 +13,10 @@ from tfx.utils import path_utils
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import Home
 from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, WITHDRAWN
-from tfx_pipeline.lineage import MODEL_GATE, PUSHED_VERSION, open_store, stage_of
+from tfx_pipeline.lineage import MODEL_GATE, PUSHED_VERSION, RUN, open_store, stage_of
 from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version, same_files, whole_versions
+from tfx_pipeline.run_folder import folder_of, mark_withdrawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,9 @@ def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
     """Takes a version from the pushed folder, and the model gate's blessing from its model.
 
     The blessing goes first, with a mark on the model, by which it is not blessed or pushed again;
-    then the version, at once for whoever serves it; then its files. Where this is killed in
-    between, the same command finishes it.
+    then the version, at once for whoever serves it; then the cards of the runs that made or took
+    the model say so; then its files go. Where this is killed in between, the same command finishes
+    it.
 
     Args:
       home: Of the pipeline.
@@ -48,7 +50,7 @@ def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
 
     Raises:
       PianoError: There is no such version, no run is known to have pushed it, it is the only one,
-        a run is at work, or the folder cannot be removed.
+        a run is at work, or a card or the folder cannot be changed.
     """
     if not home.metadata.is_file():
         raise PianoError(f"{home.home}: no pipeline has run there; expected its home")
@@ -66,6 +68,7 @@ def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
         else:
             there = ", ".join(path.name for path in versions) or "none"
             raise PianoError(f"{home.pushed}: has no version {version!r}, only {there}")
+        _tell(home, store, models, folder.name)
         _remove(aside)
         return Withdrawn(folder, tuple(sorted(models)), newest_version(home.pushed))
 
@@ -125,6 +128,29 @@ def _set_aside(folder: Path, aside: Path) -> None:
             f"{folder}: is served still, for it cannot be renamed ({error.strerror}); its blessing "
             "is taken back, and the same command goes on"
         ) from error
+
+
+def _tell(home: Home, store: metadata_store.MetadataStore, models: set[int], version: str) -> None:
+    """Says on the cards of some models that they were withdrawn as a version."""
+    made = {
+        event.execution_id
+        for event in store.get_events_by_artifact_ids(sorted(models))
+        if event.type == mlmd.Event.OUTPUT
+    }
+    runs = {
+        context.name
+        for execution in made
+        for context in store.get_contexts_by_execution(execution)
+        if context.type == RUN
+    }
+    for folder in (folder_of(home, run) for run in sorted(runs)):
+        try:
+            mark_withdrawn(folder, version)
+        except OSError as error:
+            raise PianoError(
+                f"{folder}: cannot be rewritten ({error.strerror}); the version is withdrawn, and "
+                "the same command goes on"
+            ) from error
 
 
 def _remove(aside: Path) -> None:

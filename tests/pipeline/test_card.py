@@ -17,12 +17,13 @@ from rich.console import Console
 
 from piano_tf.evaluation.lists import read_lists
 from piano_tf.evaluation.predictions import Predictions, initial_order
-from tfx_pipeline.card import CARD_FILE, Span, html, write_card
+from tfx_pipeline.card import Span, html, write_card
 from tfx_pipeline.configs import PipelineConfig, Thresholds
 from tfx_pipeline.gates.measures import parts_of
 from tfx_pipeline.gates.model import compare
 from tfx_pipeline.gates.serving import Verdict
 from tfx_pipeline.lineage import Lineage
+from tfx_pipeline.run_folder import CARD_FILE, mark_withdrawn
 from tfx_pipeline.summary import Metric, RunSummary
 
 
@@ -138,6 +139,25 @@ def test_a_withdrawn_model_is_told_from_one_that_was_never_blessed(
     printed = console.file.getvalue()
     assert "withdrawn, though it was blessed\n" in printed
     assert "not blessed" not in printed
+
+
+def test_a_card_is_marked_when_its_model_is_withdrawn(
+    config: PipelineConfig, blessed: RunSummary
+) -> None:
+    """It says what a card says that is written after it, and nothing else has changed."""
+    page = write_card(config, blessed)
+    before = page.read_text().splitlines()
+    for _ in range(2):
+        mark_withdrawn(page.parent, "1700000000")
+        after = page.read_text().splitlines()
+        changed = {one.strip(): other.strip() for one, other in zip(before, after, strict=True)}
+        assert {one: other for one, other in changed.items() if one != other} == {
+            "<li>Model gate: blessed.</li>": "<li>Model gate: blessed, and withdrawn since.</li>",
+            "<li>Pushed as version 1700000000.</li>": (
+                "<li>Pushed as version 1700000000, and taken back since.</li>"
+            ),
+        }
+    assert [one.name for one in page.parent.iterdir()] == [CARD_FILE]
 
 
 def test_the_card_of_a_day_tells_its_window_and_where_it_started(

@@ -26,10 +26,11 @@ from tfx_pipeline.configs import PIPELINE_NAME, Home, Thresholds
 from tfx_pipeline.gates import model as model_gate
 from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, is_withdrawn
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison, ModelGate
-from tfx_pipeline.lineage import open_store
+from tfx_pipeline.lineage import RUN, open_store
 from tfx_pipeline.local_runner import alone
 from tfx_pipeline.origin import stamp
 from tfx_pipeline.resolvers import LastBlessedModel
+from tfx_pipeline.run_folder import BLESSED_SENTENCE, CARD_FILE, folder_of, pushed_sentence
 from tfx_pipeline.withdrawal import withdraw
 
 FIRST_SPAN = 10
@@ -74,6 +75,9 @@ class Runs:
             record.uri = str(self.home.artifacts / "pushed" / version)
             record.set_string_custom_property("pushed_version", version)
             self.executed("Pusher", record, model)
+        card = folder_of(self.home, self.newest) / CARD_FILE
+        card.parent.mkdir(parents=True)
+        card.write_text(f"<li>{BLESSED_SENTENCE}</li>\n<li>{pushed_sentence(version)}</li>\n")
         return version
 
     def executed(self, stage: str, output: types.Artifact, *inputs: types.Artifact) -> None:
@@ -83,16 +87,11 @@ class Runs:
         (output.id,) = self.store.put_artifacts([output.mlmd_artifact])
         execution_type = self.store.put_execution_type(mlmd.ExecutionType(name=stage))
         (execution,) = self.store.put_executions([mlmd.Execution(type_id=execution_type)])
-        context_type = self.store.put_context_type(mlmd.ContextType(name="node"))
-        name = f"{PIPELINE_NAME}.{stage}"
-        context = self.store.get_context_by_type_and_name("node", name)
-        if context is None:
-            node = mlmd.Context(type_id=context_type, name=name)
-            (number,) = self.store.put_contexts([node])
-        else:
-            number = context.id
-        here = mlmd.Association(execution_id=execution, context_id=number)
-        self.store.put_attributions_and_associations([], [here])
+        here = [
+            mlmd.Association(execution_id=execution, context_id=self._context(kind, name))
+            for kind, name in (("node", f"{PIPELINE_NAME}.{stage}"), (RUN, self.newest))
+        ]
+        self.store.put_attributions_and_associations([], here)
         events = [(output, mlmd.Event.OUTPUT), *((one, mlmd.Event.INPUT) for one in inputs)]
         self.store.put_events(
             [
@@ -100,6 +99,27 @@ class Runs:
                 for one, event in events
             ]
         )
+
+    def _context(self, kind: str, name: str) -> int:
+        """Id of the context of a type and a name."""
+        known = self.store.get_context_by_type_and_name(kind, name)
+        if known is not None:
+            return known.id
+        number = self.store.put_context_type(mlmd.ContextType(name=kind))
+        (made,) = self.store.put_contexts([mlmd.Context(type_id=number, name=name)])
+        return made
+
+    @property
+    def newest(self) -> str:
+        """The name of the newest run, as TFX gives it."""
+        return f"2026-07-{self._spans[-1]}T06:00:00.5"
+
+    def verdicts(self) -> dict[str, list[str]]:
+        """What the cards of runs say of the model gate and of the push, by the runs' folders."""
+        return {
+            card.parent.name: re.findall(r"<li>(.*)</li>", card.read_text())
+            for card in sorted(self.home.runs.glob(f"*/{CARD_FILE}"))
+        }
 
     def examples(self, span: int) -> types.Artifact:
         found = standard_artifacts.Examples()
@@ -156,6 +176,13 @@ def test_a_withdrawn_model_is_not_served_and_nothing_goes_on_from_it(runs: Runs)
     assert done.folder == runs.home.pushed / tuesday
     assert done.served == runs.home.pushed / monday
     assert runs.next_starts_from() == "monday's"
+    assert runs.verdicts() == {
+        "2026-07-10T06-00-00.5": ["Model gate: blessed.", f"Pushed as version {monday}."],
+        "2026-07-11T06-00-00.5": [
+            "Model gate: blessed, and withdrawn since.",
+            f"Pushed as version {tuesday}, and taken back since.",
+        ],
+    }
     for blessing in runs.known(standard_artifacts.ModelBlessing):
         is_taken = (
             "ModelGate" in blessing.uri
@@ -244,7 +271,7 @@ def test_the_same_model_of_another_day_is_withdrawn_too(runs: Runs) -> None:
     assert runs.next_starts_from() == "monday's"
 
 
-@pytest.mark.parametrize("killed_in", ["_set_aside", "_remove"])
+@pytest.mark.parametrize("killed_in", ["_set_aside", "_tell", "_remove"])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_withdrawal_that_was_killed_is_finished_by_the_same_command(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, killed_in: str, recorded: bool
@@ -262,6 +289,10 @@ def test_a_withdrawal_that_was_killed_is_finished_by_the_same_command(
     assert done.folder == runs.home.pushed / tuesday
     assert len(done.models) == 1
     assert done.served == runs.home.pushed / monday
+    assert [told[0] for told in runs.verdicts().values()] == [
+        "Model gate: blessed.",
+        "Model gate: blessed, and withdrawn since.",
+    ]
     refused(runs, tuesday, f"{runs.home.pushed}: has no version '{tuesday}', only {monday}")
 
 
@@ -279,9 +310,10 @@ def test_one_that_was_killed_among_the_files_is_finished_too(runs: Runs, recorde
     ("where", "what", "told"),
     [
         (Path, "rename", "{pushed}/{version}: is served still, for it cannot be renamed (No "),
+        (os, "replace", "{runs}/2026-07-11T06-00-00.5: cannot be rewritten (No space left "),
         (shutil, "rmtree", "{pushed}/.{version}.withdrawn: cannot be removed (No space left "),
     ],
-    ids=["rename", "rmtree"],
+    ids=["rename", "replace", "rmtree"],
 )
 def test_a_folder_that_cannot_be_removed_is_one_sentence(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, where: object, what: str, told: str
@@ -292,7 +324,8 @@ def test_a_folder_that_cannot_be_removed_is_one_sentence(
         failing.setattr(where, what, mock.Mock(side_effect=error))
         with pytest.raises(PianoError) as raised:
             withdraw(runs.home, tuesday)
-    assert str(raised.value).startswith(told.format(pushed=runs.home.pushed, version=tuesday))
+    told = told.format(pushed=runs.home.pushed, runs=runs.home.runs, version=tuesday)
+    assert str(raised.value).startswith(told)
     assert str(raised.value).endswith("and the same command goes on")
     withdraw(runs.home, tuesday)
     assert runs.left() == [monday]
