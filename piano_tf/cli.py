@@ -474,7 +474,7 @@ def abtest(config: Path, **instead: Path | None) -> None:
     "--schema", type=_FILE, help="What the log is held to; else as its dataset's name says."
 )
 @click.option("--cache/--no-cache", default=True, help="Take unchanged stages from an earlier run.")
-@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Of a folder of days; the newest.")
+@click.option("--day", help="Of a folder of days, as 2026-07-01; the newest.")
 @click.option("--window", type=click.IntRange(1), help="Days to train on, that day included; 7.")
 @click.option("--from-scratch", is_flag=True, help="Do not start from the last blessed model.")
 def pipeline(
@@ -484,7 +484,7 @@ def pipeline(
     thresholds: Path | None,
     schema: Path | None,
     cache: bool,
-    day: dt.datetime | None,
+    day: str | None,
     window: int | None,
     from_scratch: bool,
 ) -> None:
@@ -501,6 +501,8 @@ def pipeline(
     from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
     from tfx_pipeline.schema import require_columns
 
+    if day == "":  # as of a variable that a schedule did not set
+        raise PianoError("--day: got '', expected one of the days, as 2026-07-01")
     require_room(home)
     variables = environment(
         logs=log_dir,
@@ -509,7 +511,7 @@ def pipeline(
         thresholds=thresholds,
         schema=schema,
         cache=cache,
-        day=day.date() if day is not None else None,
+        day=day,
         window=window,
         warm_start=False if from_scratch else None,
     )
@@ -546,8 +548,12 @@ def withdraw(home: Path, version: str, force: bool) -> None:
 
     done = take_back(Home(home=home.absolute()), version, force=force)
     models = ", ".join(map(str, done.models))
-    click.echo(f"withdrawn: {done.folder}, model {models or 'unknown'} in ML Metadata")
-    click.echo(f"a server that watches goes back to: {done.served or 'nothing'}")
+    click.echo(f"withdrawn: {done.folder}" + f", model {models} in ML Metadata" * bool(models))
+    if done.served is None:
+        click.echo("there is no version left to serve")
+    else:
+        verb = "stays with" if int(done.served.name) > int(done.folder.name) else "goes back to"
+        click.echo(f"a server that watches {verb} {done.served}")
 
 
 def _tfx(

@@ -119,6 +119,9 @@ class Thresholds(Frozen):
     level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 
 
+RUN_LOG = "run.log"
+
+
 class Home(Frozen):
     """Where the pipeline keeps what it writes.
 
@@ -166,7 +169,7 @@ class Home(Frozen):
     @property
     def run_log(self) -> Path:
         """The full log of the newest run."""
-        return self.home / "run.log"
+        return self.home / RUN_LOG
 
 
 class PipelineConfig(Home):
@@ -296,9 +299,11 @@ def _day_of(logs: Path, asked: str | None) -> dt.date | None:
         return days[-1] if days else None
     if not days:
         raise ConfigError(f"day {asked}: {logs} is no folder of days (`piano logs days` makes one)")
-    if asked not in map(str, days):
-        raise ConfigError(f"day {asked}: {logs} has no such day, only {days[0]} to {days[-1]}")
-    return dt.date.fromisoformat(asked)
+    for day in days:
+        if asked == day.isoformat():
+            return day
+    there = f"one of the {len(days)} from {days[0]} to {days[-1]}" if days[1:] else f"{days[0]}"
+    raise ConfigError(f"day {asked}: {logs} has no such day; expected {there}")
 
 
 def environment(
@@ -308,7 +313,7 @@ def environment(
     config: Path | None = None,
     thresholds: Path | None = None,
     cache: bool = True,
-    day: dt.date | None = None,
+    day: dt.date | str | None = None,
     window: int | None = None,
     warm_start: bool | None = None,
     schema: Path | None = None,
@@ -321,7 +326,8 @@ def environment(
       config: JSON file of a `piano_tf.Config`.
       thresholds: JSON file of `Thresholds`.
       cache: Whether unchanged stages are taken from an earlier run.
-      day, window, warm_start: As in `PipelineConfig`; None says nothing.
+      day, window, warm_start: As in `PipelineConfig`; None says nothing. A day may be text that a
+        person gave, which is checked when it is read.
       schema: File of a team's own schema.
 
     >>> names = environment(logs=Path("logs"), home=Path("run"))
@@ -331,7 +337,7 @@ def environment(
     paths = {_LOGS: logs, _HOME: home, _CONFIG: config, _THRESHOLDS: thresholds, _SCHEMA: schema}
     variables = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
     if day is not None:
-        variables[_DAY] = day.isoformat()
+        variables[_DAY] = str(day)
     if window is not None:
         variables[_WINDOW] = str(window)
     if warm_start is not None:

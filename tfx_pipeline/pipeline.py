@@ -114,7 +114,7 @@ def create_pipeline(config: PipelineConfig, *, remembers: bool = True) -> tfx.ds
         base_model=earlier.start,
         train_args=tfx.proto.TrainArgs(splits=trainer.splits(config)),
         eval_args=tfx.proto.EvalArgs(splits=[_VALIDATION]),
-        custom_config={**trainer.custom_config(config, features), **code},
+        custom_config={**trainer.custom_config(config, features, earlier.no_start), **code},
     )
     model_evaluator = tfx.components.Evaluator(
         examples=examples,
@@ -198,6 +198,7 @@ class _OwnRules:
       model: The model to hold this run's to.
       start: The model to start from, if one is wanted: of a day before, so that a day's model does
         not depend on what else was tried on that day.
+      no_start: Why training starts from none, where there is none.
       later: The blessing of a model of a later day, which this run's may not replace.
       nodes: That find them.
     """
@@ -220,7 +221,12 @@ class _OwnRules:
         last_model = _last_blessed(examples, settings=settings).with_id(LAST_MODEL)
         self.nodes = [last_accepted, window, last_model]
         self.start = None
-        if config.warm_start and config.day is not None:
+        if config.day is None:
+            self.no_start = "the log is not divided into days"
+        elif not config.warm_start:
+            self.no_start = "it was asked for"
+        else:
+            self.no_start = "no model of an earlier day is blessed"
             start = _last_blessed(examples).with_id("model_to_start_from")
             self.start = start.outputs["model"]
             self.nodes.append(start)
@@ -250,6 +256,7 @@ class _Plain:
             strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy, **_MODELS
         ).with_id(LAST_MODEL)
         self.accepted = self.later = self.start = None
+        self.no_start = "this orchestrator starts from no earlier model"
         self.window = examples
         self.model = last_model.outputs["model"]
         self.nodes = [last_model]

@@ -29,11 +29,19 @@ CODE = "code"
 _CONFIG = "config"
 _FEATURES = "features"
 _CHECKPOINTS = "checkpoints"
+_NO_START = "no_start"
 
 
-def custom_config(config: PipelineConfig, features: FeatureSpec) -> dict[str, str]:
-    """What `run_fn` must be told, as Trainer's `custom_config`."""
+def custom_config(config: PipelineConfig, features: FeatureSpec, no_start: str) -> dict[str, str]:
+    """What `run_fn` must be told, as Trainer's `custom_config`.
+
+    Args:
+      config: Of the run.
+      features: Of its log.
+      no_start: Why training starts from no earlier model, where it is given none.
+    """
     return {
+        _NO_START: no_start,
         _CONFIG: config.config.model_dump_json(),
         _FEATURES: features.model_dump_json(),
         _CHECKPOINTS: str(config.checkpoints),
@@ -77,7 +85,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         tf.keras.callbacks.TensorBoard(fn_args.model_run_dir),
         tf.keras.callbacks.LambdaCallback(on_epoch_end=_tell),
     ]
-    warm_start = _warm_start(fn_args.base_model, output, inputs, config)
+    warm_start = _warm_start(fn_args, output, inputs, config)
     training = functools.partial(
         fit,
         train,
@@ -139,11 +147,15 @@ def _files(train: list[str], validation: list[str]) -> tuple[list[str], list[str
 
 
 def _warm_start(
-    base_model: str | None, output: tft.TFTransformOutput, inputs: InputSpec, config: Config
+    fn_args: tfx.components.FnArgs,
+    output: tft.TFTransformOutput,
+    inputs: InputSpec,
+    config: Config,
 ) -> WarmStart | None:
     """Where training starts from, if that is no fresh model."""
+    base_model = fn_args.base_model
     if base_model is None:
-        NEWS.info("from scratch: there is no earlier model, or none is wanted")
+        NEWS.info("from scratch: %s", fn_args.custom_config[_NO_START])
         return None
     learnt = learnt_vocabularies(inputs.features, inputs.encoding)
     vocabularies = {name: output.vocabulary_by_name(name) for name in learnt}

@@ -66,11 +66,22 @@ def withdraw(home: Home, version: str, *, force: bool = False) -> Withdrawn:
         elif aside in home.pushed.glob(".*"):  # of a withdrawal that was cut off
             models = _models(store, folder.name, aside)
         else:
-            there = ", ".join(path.name for path in versions) or "none"
-            raise PianoError(f"{home.pushed}: has no version {version!r}, only {there}")
+            raise PianoError(_absent(store, home, version, versions))
         _tell(home, store, models, folder.name)
         _remove(aside)
         return Withdrawn(folder, tuple(sorted(models)), newest_version(home.pushed))
+
+
+def _absent(
+    store: metadata_store.MetadataStore, home: Home, version: str, versions: list[Path]
+) -> str:
+    """Why a version that is not there cannot be withdrawn."""
+    pushed = store.get_artifacts_by_id(sorted(_recorded(store, version)))
+    if any(model.custom_properties[WITHDRAWN].int_value for model in pushed):
+        return f"{home.pushed / version}: was withdrawn before; nothing is left to do"
+    there = ", ".join(path.name for path in versions)
+    expected = f"expected one of {there}" if there else "there is none at all"
+    return f"{home.pushed}: there is no version {version!r}; {expected}"
 
 
 def _require_withdrawable(home: Home, folder: Path, models: set[int], *, is_only: bool) -> None:
@@ -88,6 +99,16 @@ def _models(store: metadata_store.MetadataStore, version: str, folder: Path) -> 
 
     A run may not have lived to record its push, and a version may have been damaged since.
     """
+    recorded = _recorded(store, version)
+    return recorded | {
+        model.id
+        for model in store.get_artifacts_by_type("Model")
+        if same_files(Path(path_utils.serving_model_path(model.uri)), folder)
+    }
+
+
+def _recorded(store: metadata_store.MetadataStore, version: str) -> set[int]:
+    """Ids of the models that runs recorded as pushed as a version."""
     records = [
         record.id
         for record in store.get_artifacts_by_type("PushedModel")
@@ -95,11 +116,7 @@ def _models(store: metadata_store.MetadataStore, version: str, folder: Path) -> 
     ]
     pushes = {event.execution_id for event in store.get_events_by_artifact_ids(records)}
     taken = {event.artifact_id for event in store.get_events_by_execution_ids(sorted(pushes))}
-    return {
-        model.id
-        for model in store.get_artifacts_by_type("Model")
-        if model.id in taken or same_files(Path(path_utils.serving_model_path(model.uri)), folder)
-    }
+    return {one.id for one in store.get_artifacts_by_type("Model") if one.id in taken}
 
 
 def _take_back(store: metadata_store.MetadataStore, models: set[int]) -> None:

@@ -116,7 +116,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     daily.put(every_day[first], first)
     done = daily.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "from scratch: there is no earlier model" in done.stdout
+    assert "from scratch: no model of an earlier day is blessed" in done.stdout
     assert "pushed: " in done.stdout
     monday = daily.served
     assert "training on 1 day" in done.stdout
@@ -178,7 +178,7 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     # On demand: a window of one day, and no warm start.
     done = daily.command("--window", "1", "--from-scratch")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "from scratch: there is no earlier model, or none is wanted" in done.stdout
+    assert "from scratch: it was asked for" in done.stdout
     assert "<li>Training: from scratch.</li>" in card_of(done.stdout)
     assert "training on 1 day" in done.stdout
     assert "against the last blessed model" in done.stdout
@@ -213,7 +213,8 @@ def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> 
         assert options == [given, *more]
     assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 2), 2, False)
     for name, value, sentence in (
-        ("PIANO_DAY", "2026-07-04", "has no such day, only 2026-07-01 to 2026-07-03"),
+        ("PIANO_DAY", "2026-07-04", "has no such day; expected one of the 3 from 2026-07-01 to "),
+        ("PIANO_DAY", "2024-02-30", "day 2024-02-30: \\S+ has no such day; expected one of the 3 "),
         ("PIANO_WINDOW", "0", "got '0', expected a number of days, at least 1"),
         ("PIANO_WARM_START", "yes", "got 'yes', expected 1 or 0"),
         ("PIANO_BEAM_ARGS", "--job_name='of", "expected options separated by spaces, quoted"),
@@ -221,6 +222,13 @@ def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> 
     ):
         with pytest.raises(ConfigError, match=sentence):
             PipelineConfig.from_environment(asked | {name: value})
+
+    done = piano("pipeline", "--logs", tmp_path / "days", "--home", tmp_path / "run", "--day", "30")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: day 30: {tmp_path / 'days'} has no such day; expected one of the 3 from "
+        "2026-07-01 to 2026-07-03\n"
+    )
 
     one_log = environment(logs=tmp_path / "days" / "notes", home=tmp_path / "run")
     assert PipelineConfig.from_environment(one_log).day is None

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from log_statistics import (
     Rows,
@@ -30,6 +31,7 @@ from log_statistics import (
     spoilt,
     statistics,
 )
+from tensorflow_data_validation.statistics.stats_impl import generate_statistics_in_memory
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx_bsl.tfxio.tensor_representation_util import InferTensorRepresentationsFromMixedSchema
 
@@ -41,7 +43,8 @@ from piano_tf.features import SPEC_FILE, SPLITS, Axis, FeatureSpec
 from piano_tf.simulation.logs import SPEC as SIMULATED
 from tfx_pipeline.configs import DataLimits, PipelineConfig, Shift, environment
 from tfx_pipeline.gates import identity
-from tfx_pipeline.gates.data import DRIFT, SKEW, DataError, judge
+from tfx_pipeline.gates.anomalies import told_of_comparison
+from tfx_pipeline.gates.data import DRIFT, SKEW, DataError, against_schema, judge
 from tfx_pipeline.gates.findings import Finding
 from tfx_pipeline.gates.shift import click_rate, history_length, item_distance
 from tfx_pipeline.schema import contract_schema, curated_schema, read_schema, schema_file
@@ -223,9 +226,12 @@ def test_values_outside_the_schema_are_named(sample: Sample, tmp_path: Path) -> 
     assert named(found) == {(column, "test") for column in sample.foreign}
     for column, value in sample.foreign.items():
         rule, got = told(found, column)
-        kind = "Unexpected string values" if isinstance(value, str) else "Out-of-range values"
-        assert rule == f"the schema ({kind})"
-        assert str(value).removesuffix(".0") in got
+        if isinstance(value, str):
+            assert rule.startswith("one of '")
+            assert got == f"{value!r} (100 % of values)"
+        else:
+            assert re.fullmatch(r"at (least|most) \S+ \(schema\)", rule)
+            assert float(got) == pytest.approx(value, rel=1e-5)
 
 
 def test_a_list_longer_than_the_schema_allows_is_named(sample: Sample, tmp_path: Path) -> None:
@@ -243,7 +249,7 @@ def test_a_list_longer_than_the_schema_allows_is_named(sample: Sample, tmp_path:
     assert named(found) >= {(column, "test") for column in candidates}
     assert {where for _, where in named(found)} == {"test"}
     for column in candidates - {"item_id"}:
-        assert told(found, column) == (f"the schema (at most {longest} values)", str(longest + 1))
+        assert told(found, column) == (f"at most {longest} values (schema)", str(longest + 1))
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -271,8 +277,8 @@ def test_columns_that_come_or_go_are_named(sample: Sample, tmp_path: Path, gone:
     found = findings(folder, limits=sample.limits)
     column = f"item_{sample.gone}" if gone else "item_tempo"
     assert named(found) == {(column, split) for split in SPLITS}
-    rule = "Column dropped" if gone else "New column"
-    assert {one.rule for one in found} == {f"the schema ({rule})"}
+    rule = "a column" if gone else "no column"
+    assert {one.rule for one in found} == {f"{rule} of this name (schema)"}
 
 
 def test_the_limits_decide(logs: Path, tmp_path: Path) -> None:
@@ -291,11 +297,65 @@ def test_the_error_names_the_first_finding_and_the_page(caplog: pytest.LogCaptur
         judge(found, "/run/statistics.html")
     assert str(error.value) == (
         "2 rules are broken, first column 'click' in train: got 0.93, expected at most 0.5 "
-        "(statistics: /run/statistics.html)"
+        "(statistics: /run/statistics.html); the table of all of them is above, and in run.log "
+        "beside the page"
     )
     assert "query   train  a            b" in caplog.messages
     assert caplog.messages[-1] == "statistics: file:///run/statistics.html"
+    with pytest.raises(DataError) as error:
+        judge(found[:1], "/run/statistics.html")
+    assert str(error.value) == (
+        "a rule is broken, column 'click' in train: got 0.93, expected at most 0.5 "
+        "(statistics: /run/statistics.html)"
+    )
     judge([], "/run/statistics.html")
+
+
+ODD = """
+feature {
+  name: "text" type: BYTES value_count { min: 1 max: 2 } presence { min_fraction: 1 }
+  string_domain { value: "x" value: "y" }
+  skew_comparator { infinity_norm { threshold: 0.1 } }
+}
+feature {
+  name: "number" type: FLOAT presence { min_fraction: 0.9 } float_domain { min: -1 max: 1 }
+  skew_comparator { jensen_shannon_divergence { threshold: 0.05 } }
+}
+feature { name: "gone" type: INT presence { min_fraction: 1 } }
+"""
+
+
+def odd(text: list[list[str] | None], number: list[list[float] | None]) -> Any:
+    columns = {"text": pa.array(text, pa.list_(pa.string()))}
+    columns["number"] = pa.array(number, pa.list_(pa.float32()))
+    return generate_statistics_in_memory(pa.RecordBatch.from_pydict(columns))
+
+
+def test_what_tfdv_finds_is_told_in_words() -> None:
+    """In another script too, which TFDV's own words are escaped in."""
+    schema = text_format.Parse(ODD, schema_pb2.Schema())
+    found = odd(
+        [["x", "宇多田"], ["a", "b", "c", "d"], ["宇多田"], None], [[2.5], [-3.25], [0], None]
+    )
+    plain = odd([["x"]] * 4, [[0.1]] * 4)
+    against = tfdv.validate_statistics(found, schema)
+    told = [str(one) for one in against_schema(against, found, schema, "train")]
+    assert sorted(told) == [
+        "column 'gone' in train: got none, expected a column of this name (schema)",
+        "column 'number' in train: got -3.25, expected at least -1 (schema)",
+        "column 'number' in train: got 2.5, expected at most 1 (schema)",
+        "column 'number' in train: got none in 1 of 4 lists, expected a value in at least 90 % of "
+        "lists (schema)",
+        "column 'text' in train: got '宇多田' (28.6 % of values), 'd' (14.3 % of values), 'c' "
+        "(14.3 % of values), 2 more, expected one of 'x', 'y' (schema)",
+        "column 'text' in train: got 4, expected at most 2 values (schema)",
+        "column 'text' in train: got none in 1 of 4 lists, expected a value in every list (schema)",
+    ]
+    against = tfdv.validate_statistics(found, schema, serving_statistics=plain)
+    assert list(told_of_comparison(against)) == [
+        ("number", "Jensen-Shannon divergence at most 0.05 (schema)", "1"),
+        ("text", "change in the share of any value at most 0.1 (schema)", "0.8571, of 'x'"),
+    ]
 
 
 # --- measures ---
@@ -403,7 +463,7 @@ def test_the_schema_of_lastfm_takes_what_its_adapter_writes(tmp_path: Path) -> N
     log = tmp_path / "log"
     write_log(lastfm.read(part), log, ByShare())
     check_log(log)
-    assert [one for one in findings(log) if one.rule.startswith("the schema")] == []
+    assert [one for one in findings(log) if one.rule.endswith("(schema)")] == []
 
 
 # The sample of JDsearch is too small to say how far its splits may differ.

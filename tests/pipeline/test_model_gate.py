@@ -18,7 +18,7 @@ from piano_tf.evaluation.predictions import Predictions, initial_order
 from piano_tf.evaluation.probability import auc, probability_metrics
 from piano_tf.evaluation.ranking import list_metrics
 from tfx_pipeline.configs import Thresholds
-from tfx_pipeline.gates.measures import ALL_LISTS, Part, measures, parts_of
+from tfx_pipeline.gates.measures import ALL_LISTS, Measure, Part, measures, parts_of
 from tfx_pipeline.gates.model import FIRST_STAGE, LAST_MODEL, Comparison, compare
 from tfx_pipeline.pushing import newest_version, same_files
 
@@ -252,6 +252,20 @@ def test_a_column_that_names_each_list_has_no_slices(tiny, tmp_path: Path) -> No
     log_dir = tiny.write(tmp_path / "log", rows)
     parts = parts_of(read_lists(log_dir, "test"), log_dir, "test")
     assert not [part.name for part in parts if part.name.startswith("context_device")]
+
+
+def test_no_interval_is_beyond_what_a_figure_can_be() -> None:
+    """Ten listeners, of whom one is unlike the rest, at the level that many slices ask for."""
+    nine_of_ten, users = np.repeat([1.0, 0.0], [9, 1]), np.arange(10)
+    ndcg, last = (Measure(above, np.ones(10)) for above in (nine_of_ten, 1 - nine_of_ten))
+    level = 1 - 1e-9
+    assert ndcg.interval(users, level) == (pytest.approx(0.9), 0, 1)
+    assert ndcg.minus(last).interval(users, level) == (pytest.approx(0.8), -1, 1)
+    calibration = Measure(10 * nine_of_ten, np.ones(10), most=np.inf)
+    found = calibration.interval(users, level)
+    assert found.low == 0
+    assert found.high > 20
+    assert calibration.minus(calibration).least == -np.inf
 
 
 # --- figures ---

@@ -1,9 +1,12 @@
-"""Trainer: an earlier model with other layers ends no run."""
+"""Trainer: why it starts from scratch, which ends no run."""
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,31 @@ from piano_tf.data.encoding import Encoder
 from piano_tf.export import ModelCard
 from piano_tf.training import fit
 from piano_tf.warm_start import Earlier, WarmStart, weight_name
+from tfx_pipeline.configs import PipelineConfig
+from tfx_pipeline.pipeline import create_pipeline
 from tfx_pipeline.trainer import fit_from
+
+DAY = dt.date(2026, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remembers", "why"),
+    [
+        ({}, True, "the log is not divided into days"),
+        ({"day": DAY, "warm_start": False}, True, "it was asked for"),
+        ({"day": DAY}, True, "no model of an earlier day is blessed"),
+        ({"day": DAY}, False, "this orchestrator starts from no earlier model"),
+    ],
+)
+def test_trainer_is_told_why_it_would_start_from_scratch(
+    log_dir: Path, tmp_path: Path, changes: dict, remembers: bool, why: str
+) -> None:
+    shutil.copytree(log_dir, tmp_path / "days" / DAY.isoformat())
+    logs = tmp_path / "days" if changes else log_dir
+    config = PipelineConfig(logs=logs, home=tmp_path / "home", **changes)
+    stages = create_pipeline(config, remembers=remembers).components
+    (trainer,) = (one for one in stages if one.id == "Trainer")
+    assert json.loads(trainer.exec_properties["custom_config"])["no_start"] == why
 
 
 @pytest.fixture(scope="module")

@@ -293,7 +293,10 @@ def test_a_withdrawal_that_was_killed_is_finished_by_the_same_command(
         "Model gate: blessed.",
         "Model gate: blessed, and withdrawn since.",
     ]
-    refused(runs, tuesday, f"{runs.home.pushed}: has no version '{tuesday}', only {monday}")
+    told = f"{runs.home.pushed / tuesday}: was withdrawn before; nothing is left to do"
+    if not recorded:
+        told = f"{runs.home.pushed}: there is no version '{tuesday}'; expected one of {monday}"
+    refused(runs, tuesday, told)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -344,10 +347,11 @@ def refused(runs: Runs, version: str, sentence: str) -> None:
 def test_what_cannot_be_withdrawn_is_told_and_nothing_changes(runs: Runs) -> None:
     pushed = runs.home.pushed
     monday = runs.run("monday's")
-    refused(runs, "7", f"{pushed}: has no version '7', only {monday}")
+    refused(runs, "7", f"{pushed}: there is no version '7'; expected one of {monday}")
     refused(runs, monday, f"{pushed / monday}: is the only version, without which nothing is")
     tuesday = runs.run("tuesday's")
-    refused(runs, f"../pushed/{tuesday}", f"has no version '../pushed/{tuesday}', only {monday}, ")
+    elsewhere = f"../pushed/{tuesday}"
+    refused(runs, elsewhere, f"no version {elsewhere!r}; expected one of {monday}, {tuesday}")
     saved(pushed / "9999", "by hand")
     refused(runs, "9999", f"{pushed / '9999'}: no run in {runs.home.home} is known to have pushed")
     with alone(runs.home.home):
@@ -380,5 +384,15 @@ def test_the_command_says_what_is_served_now(
     assert command(runs.home.home, tuesday) == "0"
     assert capsys.readouterr().out == (
         f"withdrawn: {runs.home.pushed / tuesday}, model 6 in ML Metadata\n"
-        f"a server that watches goes back to: {runs.home.pushed / monday}\n"
+        f"a server that watches goes back to {runs.home.pushed / monday}\n"
+    )
+    wednesday = runs.run("wednesday's")
+    assert command(runs.home.home, monday) == "0"
+    assert capsys.readouterr().out.splitlines()[1] == (
+        f"a server that watches stays with {runs.home.pushed / wednesday}"
+    )
+    assert command(runs.home.home, wednesday, "--force") == "0"
+    assert capsys.readouterr().out.splitlines()[1] == "there is no version left to serve"
+    assert command(runs.home.home, "7") == (
+        f"error: {runs.home.pushed}: there is no version '7'; there is none at all"
     )

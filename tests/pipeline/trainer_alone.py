@@ -54,7 +54,7 @@ class Training:
             "serving_model_dir": str(self.model),
             "model_run_dir": str(output / "tensorboard"),
             "custom_config": {
-                **trainer.custom_config(chosen, read_spec(run.log)),
+                **trainer.custom_config(chosen, read_spec(run.log), "it is alone"),
                 trainer.CODE: "as it is",
             },
         }

@@ -19,23 +19,15 @@ from piano_tf.data.logs import read_spec
 from piano_tf.errors import PianoError
 from piano_tf.features import SPLITS
 from piano_tf.files import replacing
-from tfx_pipeline.configs import DataLimits
+from tfx_pipeline.configs import RUN_LOG, DataLimits
 from tfx_pipeline.gates import identity
+from tfx_pipeline.gates.anomalies import told_of_comparison, told_of_schema
 from tfx_pipeline.gates.findings import Finding, table
-from tfx_pipeline.gates.shift import Statistics, click_rate, common, shifts
+from tfx_pipeline.gates.shift import Statistics, click_rate, shifts
 from tfx_pipeline.origin import stamp
 from tfx_pipeline.progress import NEWS
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
-_COMPARED = (
-    anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
-    anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
-)
-# What TFDV says of a list's length names neither the bound nor the length.
-_LENGTHS = {
-    anomalies_pb2.AnomalyInfo.FEATURE_TYPE_LOW_NUMBER_VALUES: ("at least", "min"),
-    anomalies_pb2.AnomalyInfo.FEATURE_TYPE_HIGH_NUMBER_VALUES: ("at most", "max"),
-}
 SKEW = f"{_TRAIN} and {_VALIDATION}"
 DRIFT = "the last accepted run and this"
 
@@ -127,8 +119,13 @@ def judge(findings: list[Finding], page: str) -> None:
     for line in table(findings):
         NEWS.info("%s", line)
     NEWS.info("statistics: %s", Path(page).as_uri())
-    rules = "a rule is" if len(findings) == 1 else f"{len(findings)} rules are"
-    raise DataError(f"{rules} broken, first {findings[0]} (statistics: {page})")
+    first = f"{findings[0]} (statistics: {page})"
+    if len(findings) == 1:
+        raise DataError(f"a rule is broken, {first}")
+    raise DataError(
+        f"{len(findings)} rules are broken, first {first}; the table of all of them is above, and "
+        f"in {RUN_LOG} beside the page"
+    )
 
 
 def against_schema(
@@ -142,15 +139,8 @@ def against_schema(
         yield Finding("all", split, "lists", "none")
     for reason in anomalies.dataset_anomaly_info.reason:
         yield Finding("all", split, reason.short_description, reason.description)
-    rules = {one.name: one for one in schema.feature}
-    for column, anomaly in sorted(anomalies.anomaly_info.items()):
-        for reason in anomaly.reason:
-            rule, value = reason.short_description, reason.description
-            if reason.type in _LENGTHS:
-                words, bound = _LENGTHS[reason.type]
-                rule = f"{words} {getattr(rules[column].value_count, bound)} values"
-                value = str(getattr(common(statistics, column), f"{bound}_num_values"))
-            yield Finding(column, split, f"the schema ({rule})", value)
+    for column, rule, value in told_of_schema(anomalies, statistics, schema):
+        yield Finding(column, split, rule, value)
 
 
 def against_limits(statistics: Statistics, limits: DataLimits, split: str) -> Iterator[Finding]:
@@ -185,10 +175,8 @@ def compared(
         if not told:
             continue
         found = tfdv.validate_statistics(splits[_TRAIN], schema, **told)
-        for column, anomaly in sorted(found.anomaly_info.items()):
-            for reason in anomaly.reason:
-                if reason.type in _COMPARED:
-                    yield Finding(column, where, reason.short_description, reason.description)
+        for column, rule, value in told_of_comparison(found):
+            yield Finding(column, where, rule, value)
     yield from shifts(splits[_TRAIN], splits[_VALIDATION], limits.skew, SKEW)
     if before is not None:
         yield from shifts(before, splits[_TRAIN], limits.drift, DRIFT)

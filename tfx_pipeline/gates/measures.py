@@ -42,10 +42,13 @@ class Measure(NamedTuple):
     Attributes:
       above: [L]; nan for a list that does not count.
       below: [L], of the truth alone.
+      least, most: What the figure can be.
     """
 
     above: np.ndarray
     below: np.ndarray
+    least: float = 0.0
+    most: float = 1.0
 
     @property
     def lists(self) -> int:
@@ -61,7 +64,8 @@ class Measure(NamedTuple):
 
     def minus(self, other: Measure) -> Measure:
         """What is gained on another model's."""
-        return Measure(self.above - other.above, self.below)
+        least, most = self.least - other.most, self.most - other.least
+        return Measure(self.above - other.above, self.below, least, most)
 
     def interval(self, users: np.ndarray, level: float) -> Interval:
         """The figure over lists, and how sure one may be of it.
@@ -71,12 +75,13 @@ class Measure(NamedTuple):
           level: Coverage.
 
         Returns:
-          The limits are nan where too few listeners count.
+          The limits are nan where too few listeners count, and never beyond what can be.
         """
         found = jackknife_interval(self.above, self.below, users, level)
         if len(np.unique(users[~np.isnan(self.above)])) < LEAST_LISTENERS:
             return Interval(found.value, np.nan, np.nan)
-        return found
+        low, high = (float(np.clip(limit, self.least, self.most)) for limit in found[1:])
+        return Interval(found.value, low, high)
 
 
 class Part(NamedTuple):
@@ -193,7 +198,7 @@ def measures(lists: Lists, said: Predictions) -> dict[str, Measure]:
 
 
 def _calibration(truth: np.ndarray, p: np.ndarray) -> Measure:
-    return Measure(p.sum(axis=1), truth.sum(axis=1).astype(float))
+    return Measure(p.sum(axis=1), truth.sum(axis=1).astype(float), most=np.inf)
 
 
 def _group_auc(by_list: np.ndarray, mask: np.ndarray) -> Measure:

@@ -47,7 +47,7 @@ def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> It
 
 def click_rate(statistics: Statistics) -> float:
     """The share of candidates that were clicked."""
-    return _feature(statistics, CLICK).num_stats.mean
+    return column_of(statistics, CLICK).num_stats.mean
 
 
 def history_length(statistics: Statistics) -> float:
@@ -64,7 +64,7 @@ def item_distance(left: Statistics, right: Statistics) -> float:
     have as large a share there as the least that is listed, or as the other side's if that is less:
     the distance is never overstated.
     """
-    before, after = _shares(left), _shares(right)
+    before, after = shares_of(left, _ITEM), shares_of(right, _ITEM)
     lost = max(_mass_lost(before, after), _mass_lost(after, before))
     return min(lost, 1.0)  # a sum of shares may exceed it by a rounding
 
@@ -75,8 +75,9 @@ def _mass_lost(left: Mapping[str, float], right: Mapping[str, float]) -> float:
     return sum(max(0.0, share - right.get(item, unlisted)) for item, share in left.items())
 
 
-def _shares(statistics: Statistics) -> dict[str, float]:
-    strings = _feature(statistics, _ITEM).string_stats
+def shares_of(statistics: Statistics, column: str) -> dict[str, float]:
+    """The most frequent values of a column of text, with their shares of all of its values."""
+    strings = column_of(statistics, column).string_stats
     total = strings.common_stats.tot_num_values
     return {one.value: one.frequency / total for one in strings.top_values} if total else {}
 
@@ -91,12 +92,12 @@ def _factor(before: float, after: float) -> float:
 
 def common(statistics: Statistics, column: str) -> statistics_pb2.CommonStatistics:
     """What is said of a column whatever its type: how many values its lists have."""
-    found = _feature(statistics, column)
+    found = column_of(statistics, column)
     is_text = found.HasField("string_stats")
     return (found.string_stats if is_text else found.num_stats).common_stats
 
 
-def _feature(statistics: Statistics, column: str) -> statistics_pb2.FeatureNameStatistics:
+def column_of(statistics: Statistics, column: str) -> statistics_pb2.FeatureNameStatistics:
     """A column's statistics, empty ones where it has no value at all."""
     for one in statistics.datasets[0].features:
         if list(one.path.step) == [column]:
