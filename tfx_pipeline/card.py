@@ -105,7 +105,7 @@ def html(config: PipelineConfig, summary: RunSummary) -> str:
             title=f"Model {model} on {read_spec(config.log).dataset}",
             facts=f"Run of {summary.lineage.run}; {versions}.",
             verdicts=list(_verdicts(summary)),
-            complaints=(*summary.complaints, *summary.served.reasons),
+            complaints=summary.reasons,
             tables=[
                 _data_table(spans, config.log),
                 _window_table(summary.lineage.window, config),

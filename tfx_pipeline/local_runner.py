@@ -23,7 +23,9 @@ from tfx_pipeline.progress import quiet
 
 
 def run(config: PipelineConfig) -> None:
-    """Runs every stage, showing progress, writes the model card and prints the summary.
+    """Runs every stage, showing progress, writes the model card and prints and writes the summary.
+
+    That a gate refuses the model is no error: `summary.json` (`run_folder.py`) says so.
 
     Raises:
       PianoError: A stage failed, and the message says which and why; or another run is at work in
@@ -50,11 +52,13 @@ def run(config: PipelineConfig) -> None:
         summary = read_summary(config)
         try:
             card = write_card(config, summary)
+            outcome = summary.outcome(config, card).write()
         except OSError as error:
             raise PianoError(f"model card: {_reason(error, config)}") from error
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     summary.print(console)
-    console.print(f"model card: {card}", highlight=False, soft_wrap=True)
+    for line in (f"model card: {card}", f"summary: {outcome}", summary.conclusion):
+        console.print(line, markup=False)
 
 
 @contextlib.contextmanager

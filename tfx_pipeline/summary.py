@@ -16,6 +16,7 @@ from tfx.utils import path_utils
 from piano_tf.evaluation.tables import whole
 from piano_tf.export import CARD_FILE, ModelCard
 from piano_tf.features import CLICK, CONVERSION, LABELS, LIST_CLICK, LIST_CONVERSION
+from tfx_pipeline import run_folder
 from tfx_pipeline.configs import PipelineConfig
 from tfx_pipeline.evaluator import BASELINE, CANDIDATE, INITIAL, SERVED, TOP_K, ndcg_name
 from tfx_pipeline.gates.blessing import BLESSED, WITHDRAWN
@@ -23,6 +24,7 @@ from tfx_pipeline.gates.measures import ALL_LISTS
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison
 from tfx_pipeline.gates.serving import VERDICT_FILE, Verdict
 from tfx_pipeline.lineage import MODEL_GATE, Lineage, newly_pushed, read_lineage
+from tfx_pipeline.pushing import newest_version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +98,48 @@ class RunSummary:
         bounds = (metric.complaint for metric in self.metrics if metric.complaint is not None)
         return (*bounds, *self.compared.complaints)
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the model was not pushed, if a gate refused it."""
+        return (*self.complaints, *self.served.reasons)
+
+    def outcome(self, config: PipelineConfig, card: Path) -> run_folder.Outcome:
+        """What a schedule needs to know.
+
+        Args:
+          config: Of the run.
+          card: The model card.
+        """
+        newest = newest_version(config.pushed)
+        return run_folder.Outcome(
+            run=self.lineage.run,
+            day=config.day,
+            verdict=self.verdict,
+            version=self.pushed.name if self.pushed is not None else None,
+            reasons=self.reasons,
+            newest=newest.name if newest is not None else None,
+            model=self.lineage.outputs["Trainer", "Model"].id,
+            card=card,
+        )
+
+    @property
+    def verdict(self) -> run_folder.Verdict:
+        """What became of the model."""
+        if self.pushed is not None:
+            return "pushed"
+        if self.withdrawn:
+            return "withdrawn"
+        return "pushed before" if self.blessed and self.served.passed else "refused"
+
+    @property
+    def conclusion(self) -> str:
+        """The last line of a run."""
+        if self.pushed is not None:
+            return f"pushed: {self.pushed}"
+        return "nothing pushed: what is served stays as it is"
+
     def print(self, console: Console) -> None:
-        """Prints a table, the verdict and its reasons."""
+        """Prints a table, and what each gate said with its reasons; not the conclusion."""
         table = Table(box=box.SIMPLE_HEAD, title="On the test split", title_justify="left")
         table.add_column("metric", no_wrap=True)
         for name in ("first stage", "model", "last blessed"):
@@ -122,10 +164,6 @@ class RunSummary:
             reasons = escape("; ".join(self.complaints))
             console.print(f"[red]not blessed[/red]: {reasons}", highlight=False, soft_wrap=True)
         console.print(_served(self.served), highlight=False, soft_wrap=True)
-        if self.pushed is None:
-            console.print("nothing pushed: what is served stays as it is", highlight=False)
-        else:
-            console.print(f"pushed: {self.pushed}", highlight=False, soft_wrap=True)
 
 
 def _mark(complaint: str | None) -> str:

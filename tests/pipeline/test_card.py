@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import io
 import itertools
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,6 +140,65 @@ def test_a_withdrawn_model_is_told_from_one_that_was_never_blessed(
     printed = console.file.getvalue()
     assert "withdrawn, though it was blessed\n" in printed
     assert "not blessed" not in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "version", "reasons"),
+    [
+        ({}, "pushed", "1700000000", ()),
+        ({"pushed": None}, "pushed before", None, ()),
+        (
+            {"pushed": None, "served": Verdict(reasons=("too slow",), latency_ms=250)},
+            "refused",
+            None,
+            ("too slow",),
+        ),
+        (
+            {
+                "pushed": None,
+                "blessed": False,
+                "metrics": (Metric("click AUC", 0.51, lower_bound=0.55),),
+            },
+            "refused",
+            None,
+            ("click AUC 0.5100 is below the threshold 0.5500",),
+        ),
+        ({"pushed": None, "blessed": False, "withdrawn": True}, "withdrawn", None, ()),
+    ],
+)
+def test_a_schedule_can_tell_what_came_of_a_run(
+    config: PipelineConfig, blessed: RunSummary, changes: dict, verdict: str, version, reasons
+) -> None:
+    for name in ("1500000000", "1600000000"):
+        (config.pushed / name).mkdir(parents=True)
+        (config.pushed / name / "saved_model.pb").touch()
+    summary = dataclasses.replace(blessed, **changes)
+    page = write_card(config, summary)
+    file = summary.outcome(config, page).write()
+    assert file == config.runs / "2024-01-05T06-07-08.5" / "summary.json"
+    assert json.loads(file.read_text()) == {
+        "run": "2024-01-05T06:07:08.5",
+        "day": None,
+        "verdict": verdict,
+        "version": version,
+        "reasons": list(reasons),
+        "newest": "1600000000",
+        "model": 8,
+        "card": str(page),
+        "withdrawn": False,
+    }
+
+
+def test_a_summary_is_marked_when_the_version_that_its_run_pushed_is_withdrawn(
+    config: PipelineConfig, blessed: RunSummary
+) -> None:
+    folder = write_card(config, blessed).parent
+    file = blessed.outcome(config, folder / CARD_FILE).write()
+    before = json.loads(file.read_text())
+    mark_withdrawn(folder, "1600000000")
+    assert json.loads(file.read_text()) == before
+    mark_withdrawn(folder, "1700000000")
+    assert json.loads(file.read_text()) == {**before, "withdrawn": True}
 
 
 def test_a_card_is_marked_when_its_model_is_withdrawn(

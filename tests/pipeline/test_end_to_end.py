@@ -27,6 +27,7 @@ from piano_tf.training import fit
 from serving.client import RerankClient, SearchList
 from serving.server import ModelServer
 from tfx_pipeline.configs import PipelineConfig, environment
+from tfx_pipeline.run_folder import Outcome
 from tfx_pipeline.summary import read_summary
 from tfx_pipeline.transform import EncodingSpec, TransformEncoder, encoded_dataset, input_spec
 
@@ -55,6 +56,11 @@ def card(printed: str) -> Path:
     """The model card that a run names."""
     (line,) = (one for one in printed.splitlines() if one.startswith("model card: "))
     return Path(line.removeprefix("model card: "))
+
+
+def outcome(printed: str) -> Outcome:
+    """What a run wrote for a schedule."""
+    return Outcome.load(card(printed).with_name("summary.json"))
 
 
 def newest(home: Path, pattern: str) -> Path:
@@ -101,6 +107,12 @@ def test_a_person_sees_every_stage_and_the_summary(first_run: Run) -> None:
     assert "blessed" in first_run.printed
     assert str(first_run.home / "pushed") in first_run.printed
     assert card(first_run.printed).is_relative_to(first_run.home / "runs")
+    pushed = outcome(first_run.printed)
+    assert (pushed.verdict, [pushed.version]) == ("pushed", versions(first_run.home))
+    assert first_run.printed.splitlines()[-1] == f"pushed: {first_run.home}/pushed/{pushed.version}"
+    blanks = [one for one in first_run.printed.splitlines() if one != one.rstrip()]
+    assert blanks == []
+    assert first_run.printed.startswith("  ✓ ExampleGen"), "and nothing of the tfx command"
     assert len(first_run.printed.splitlines()) < 60
     assert "Component Trainer is finished" in (first_run.home / "run.log").read_text()
 
@@ -388,6 +400,10 @@ def test_a_worse_model_is_compared_and_neither_blessed_nor_pushed(first_run: Run
     assert "nothing pushed" in done.stdout
     assert versions(first_run.home) == before
     page = card(done.stdout).read_text()
+    refused = outcome(done.stdout)
+    assert (refused.verdict, refused.version, [refused.newest]) == ("refused", None, before)
+    assert any("is below the threshold 0.9999" in one for one in refused.reasons)
+    assert f"  ✓ {'Transform':<24}  from an earlier run\n" in done.stdout
     assert "Model gate: not blessed." in page
     assert "is below the threshold 0.9999" in page
 
