@@ -499,6 +499,7 @@ def pipeline(
     from piano_tf.data.logs import read_spec
     from piano_tf.files import require_room
     from tfx_pipeline.configs import PIPELINE_NAME, PipelineConfig, environment
+    from tfx_pipeline.progress import STARTING, running
     from tfx_pipeline.schema import require_columns
 
     if day == "":  # as of a variable that a schedule did not set
@@ -529,7 +530,8 @@ def pipeline(
     verb = "update" if (state / PIPELINE_NAME).exists() else "create"
     declare = ["pipeline", verb, "--engine=local", f"--pipeline_path={runner}"]
     run = ["run", "create", "--engine=local", f"--pipeline_name={PIPELINE_NAME}"]
-    _tfx(declare, both, home, stdout=subprocess.DEVNULL)
+    with running(STARTING):
+        _tfx(declare, both, home, stdout=subprocess.DEVNULL)
     _tfx(run, both, home, stdout=None)
 
 

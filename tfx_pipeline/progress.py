@@ -9,20 +9,79 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from absl import logging as absl_logging
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 # A record of this logger is for the person who waits.
 NEWS = logging.getLogger("tfx_pipeline.news")
 
+STARTING = "start"  # what comes before the first stage
 # The local runner tells where it is in its log alone.
 _STAGE = re.compile(r"Component (?P<stage>\S+) is (?P<state>running|finished)\.")
 _CACHED = re.compile(r"A cached execution \d+ is used\.")
+
+
+class Running:
+    """A line of what is at work and for how many seconds, on a terminal alone; it goes at the end.
+
+    Args:
+      console: Where to show it.
+      clock: Gives seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._what = ""
+        self._began = 0.0
+        self._live: Live | None = None
+
+    def start(self, what: str) -> None:
+        """Begins to show something, in the place of what was shown."""
+        self.stop()
+        self._what, self._began = what, self._clock()
+        if not self._console.is_interactive:
+            return
+        self._live = Live(
+            self,
+            console=self._console,
+            refresh_per_second=1,
+            transient=True,
+            redirect_stdout=False,  # it is a file's
+            redirect_stderr=False,
+        )
+        self._live.start(refresh=True)
+        self._console.show_cursor(True)  # a kill would leave it hidden
+
+    def stop(self) -> float:
+        """Ends the line, if there is one; for how many seconds that was at work."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        return self._clock() - self._began
+
+    def __rich__(self) -> Text:
+        seconds = self._clock() - self._began
+        told = f"  … {self._what:<24}{seconds:5.0f} s"
+        return Text(told, no_wrap=True, overflow="ellipsis")
+
+
+@contextlib.contextmanager
+def running(what: str) -> Iterator[None]:
+    """Shows on a terminal that something is at work, and for how many seconds."""
+    line = Running(Console())
+    line.start(what)
+    try:
+        yield
+    finally:
+        line.stop()
 
 
 class StageLines(logging.Handler):
@@ -32,16 +91,17 @@ class StageLines(logging.Handler):
 
     Args:
       console: Where to print.
+      clock: Gives seconds.
 
     Attributes:
       stage: The stage that is running, or None.
       finished: How many have ended.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.INFO)
         self._console = console
-        self._began = 0.0
+        self._running = Running(console, clock)
         self._is_cached = False
         self.stage: str | None = None
         self.finished = 0
@@ -56,6 +116,15 @@ class StageLines(logging.Handler):
             elif (found := _STAGE.search(message)) is not None:
                 self._tell(found["stage"], found["state"])
 
+    def start(self) -> None:
+        """Shows that a run is at work whose first stage has not begun."""
+        self._running.start(STARTING)
+
+    def close(self) -> None:
+        """Ends the line of what is at work."""
+        self._running.stop()
+        super().close()
+
     def fail(self) -> None:
         """Marks the running stage, if there is one, as failed."""
         if self.stage is not None:
@@ -63,17 +132,16 @@ class StageLines(logging.Handler):
 
     def _tell(self, stage: str, state: str) -> None:
         if state == "running":
-            self.stage, self._began, self._is_cached = stage, time.monotonic(), False
-            if self._console.is_terminal:
-                self._console.print(f"  … {self.stage}", end="\r", highlight=False)
+            self.stage, self._is_cached = stage, False
+            self._running.start(stage)
         else:
             self._end("[green]✓[/green]")
             self.finished += 1
             self.stage = None
 
     def _end(self, mark: str) -> None:
-        seconds = f"{time.monotonic() - self._began:7.1f} s"
-        told = "  from an earlier run" if self._is_cached else seconds
+        seconds = self._running.stop()
+        told = "  from an earlier run" if self._is_cached else f"{seconds:7.1f} s"
         self._console.print(f"  {mark} {self.stage:<24}{told}", highlight=False)
 
 
@@ -98,6 +166,7 @@ def quiet(run_log: Path) -> Iterator[StageLines]:
         root.handlers = [logging.StreamHandler(file), lines]
         root.setLevel(logging.INFO)
         absl_logging.set_verbosity(absl_logging.INFO)
+        lines.start()
         try:
             with (
                 contextlib.redirect_stdout(file),
@@ -107,6 +176,7 @@ def quiet(run_log: Path) -> Iterator[StageLines]:
                 warnings.simplefilter("ignore")
                 yield lines
         finally:
+            lines.close()
             root.handlers, root.level = handlers, level
             person.flush()
             os.dup2(person.fileno(), 1)

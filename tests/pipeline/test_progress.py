@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from tfx import v1 as tfx
 from piano_tf.evaluation.tables import whole
 from tfx_pipeline import progress, tfx_command
 from tfx_pipeline.naming_runner import NamingRunner
+from tfx_pipeline.progress import NEWS, StageLines
 
 
 def lines_of(pipeline: tfx.dsl.Pipeline, folder: Path, capfd: pytest.CaptureFixture) -> list[str]:
@@ -35,6 +37,67 @@ def test_a_stage_that_is_taken_from_an_earlier_run_does_not_look_as_if_it_worked
     assert len(worked) == len(again) == 1
     assert re.fullmatch(r"  ✓ Counting {16} +\d+\.\d s", worked[0])
     assert again == [f"  ✓ {'Counting':<24}  from an earlier run"]
+
+
+class Watch:
+    """Lines of a run on a console of a fixed width, and a clock that stands still.
+
+    Args:
+      terminal: Whether the console is one.
+      width: Of it.
+    """
+
+    def __init__(self, *, terminal: bool, width: int = 60) -> None:
+        self._told = io.StringIO()
+        # A terminal that shows no colours, so that what is said can be read.
+        self.console = Console(
+            file=self._told,
+            force_terminal=terminal,
+            width=width,
+            soft_wrap=True,
+            color_system=None,
+            _environ={"TERM": "xterm"},
+        )
+        self.now = 0.0
+        self.lines = StageLines(self.console, clock=lambda: self.now)
+
+    def log(self, message: str, name: str = "absl") -> str:
+        """What is written once something is logged."""
+        before = self._told.tell()
+        self.lines.handle(logging.LogRecord(name, logging.INFO, "", 0, message, None, None))
+        return self._told.getvalue()[before:]
+
+
+def test_on_a_terminal_a_long_stage_says_for_how_long_it_has_been_at_work() -> None:
+    watch = Watch(terminal=True)
+    began = watch.log("Component Transform is running.")
+    assert f"  … {'Transform':<24}    0 s" in began
+    watch.now = 125.4
+    news = watch.log("half of it", name=NEWS.name)
+    assert "    half of it\n" in news
+    assert news.endswith(f"  … {'Transform':<24}  125 s"), "it goes on below the news"
+    watch.now = 251.2
+    ended = watch.log("Component Transform is finished.")
+    assert f"\n  ✓ {'Transform':<24}  251.2 s\n" in re.sub(
+        r"\x1b\[[^A-Za-z]*[A-Za-z]|\r", "\n", ended
+    )
+    assert "…" not in ended.rpartition("✓")[2]
+    assert "\x1b[?25h" in began, "the cursor is there"
+
+
+def test_a_narrow_terminal_has_one_line_of_what_is_at_work() -> None:
+    watch = Watch(terminal=True, width=20)
+    began = watch.log("Component latest_blessed_model is running.")
+    assert "  … latest_blessed_…" in began
+    watch.lines.close()
+
+
+def test_what_is_no_terminal_gets_lines_alone() -> None:
+    watch = Watch(terminal=False)
+    watch.lines.start()
+    assert watch.log("Component Transform is running.") == ""
+    watch.now = 12.3
+    assert watch.log("Component Transform is finished.") == f"  ✓ {'Transform':<24}   12.3 s\n"
 
 
 def test_a_run_has_a_name_that_a_folder_may_have(tmp_path: Path) -> None:
