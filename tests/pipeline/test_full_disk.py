@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_disk import SmallDisk
 
@@ -14,7 +15,7 @@ from piano_tf import cli
 from piano_tf.disk import full_disk
 from piano_tf.errors import ConfigError, LogError, PianoError
 from tfx_pipeline import local_runner
-from tfx_pipeline.configs import PipelineConfig
+from tfx_pipeline.configs import PipelineConfig, environment
 
 # They say which file it was that they could not write.
 NAMED = {"copying", "tensorflow", "checkpoint", "saved_model"}
@@ -59,6 +60,35 @@ def test_a_disk_that_a_push_fills_leaves_what_is_served(tmp_path: Path) -> None:
         done = disk.run(*command)
         assert done.returncode == 0, done.stderr
         assert len(disk.run("ls", "-A", pushed).stdout.splitlines()) == 1
+
+
+def test_a_disk_that_examples_fill_stops_the_run_which_goes_on_with_room(
+    tiny, tmp_path: Path
+) -> None:
+    """The first stage that writes much; what is served stays."""
+    draws = np.random.default_rng(0)
+    rows = [tiny.row(number, context_device=draws.bytes(1000).hex()) for number in range(2000)]
+    home, log = tmp_path / "home", tiny.write(tmp_path / "log", rows)
+    (home / "pushed" / "1").mkdir(parents=True)
+    (home / "pushed" / "1" / "saved_model.pb").write_text("served")
+    command = (sys.executable, Path(__file__).with_name("run_until.py"), "ExampleGen")
+    asked = environment(logs=log, home=home)
+    with SmallDisk(home, room_kb=1000) as disk:
+        done = disk.run(*command, more=asked)
+        assert done.returncode == 1, done.stdout + done.stderr
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.startswith(f"error: ExampleGen: no space left on the disk of {home}")
+        assert sentence.endswith("; the same command goes on once there is room")
+        assert "✗ ExampleGen" in done.stdout
+
+        disk.make_room()
+        done = disk.run(*command, more=asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "✓ ExampleGen" in done.stdout
+        assert disk.run("find", home / "pushed", "-type", "f").stdout == (
+            f"{home}/pushed/1/saved_model.pb\n"
+        )
+        assert disk.run("cat", home / "pushed" / "1" / "saved_model.pb").stdout == "served"
 
 
 @pytest.mark.parametrize(
