@@ -27,8 +27,21 @@ SERVED = "served"
 INITIAL = "initial"
 CANDIDATE = "candidate"
 BASELINE = "baseline"
+_LIST_ID = "list_id"
 _EXAMPLE = (tfma.constants.INPUT_KEY, tfma.constants.ARROW_RECORD_BATCH_KEY)
 _LIST_OUTPUTS = {LIST_CLICK: CLICK, LIST_CONVERSION: CONVERSION}
+
+
+class ListNDCG(tfma.metrics.NDCG):
+    """TFMA's NDCG of documents that are whole lists.
+
+    TFMA gathers the examples of a query before it computes their NDCG, and on one machine holds the
+    whole split in memory for it. Our documents are lists already: with the query's key in the
+    metric's hands alone, and not in its specification, nothing is gathered.
+    """
+
+    def computations(self, **kwargs: Any) -> tfma.metrics.MetricComputations:
+        return super().computations(**{**kwargs, "query_key": _LIST_ID})
 
 
 def ndcg_name(label: str) -> str:
@@ -96,12 +109,12 @@ def _probability_metrics(
 def _order_metrics(output: str, thresholds: dict[str, tfma.MetricThreshold]) -> tfma.MetricsSpec:
     return tfma.MetricsSpec(
         output_names=[output],
-        query_key="list_id",
         # k stands here and not in the metric's config, or a threshold on it is never met.
         binarize=tfma.BinarizationOptions(top_k_list={"values": [TOP_K]}),
         metrics=[
             tfma.MetricConfig(
-                class_name="NDCG",
+                class_name=ListNDCG.__name__,
+                module=__name__,
                 config=f'{{"gain_key": "{label}", "name": "{ndcg_name(label)}"}}',
                 threshold=thresholds.get(label),
             )
@@ -147,7 +160,7 @@ def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
     length = labels[CLICK].size
     return {
         **{name: value for name, value in extracts.items() if name not in _EXAMPLE},
-        "features": {"list_id": np.asarray(extracts["features"]["list_id"]).reshape(-1), **labels},
+        "features": {_LIST_ID: np.asarray(extracts["features"][_LIST_ID]).reshape(-1), **labels},
         "labels": {
             **labels,
             **list_labels,
