@@ -28,7 +28,6 @@ INITIAL = "initial"
 CANDIDATE = "candidate"
 BASELINE = "baseline"
 _LIST_ID = "list_id"
-_EXAMPLE = (tfma.constants.INPUT_KEY, tfma.constants.ARROW_RECORD_BATCH_KEY)
 _LIST_OUTPUTS = {LIST_CLICK: CLICK, LIST_CONVERSION: CONVERSION}
 
 
@@ -146,8 +145,7 @@ def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
         outputs of `serve_examples` padded to [N or more]; of several models under their names.
 
     Returns:
-      The same, with `labels` and `predictions` by the outputs named at the top of this file, and
-      without the example itself: metrics over lists keep all there is of each until the last one.
+      The same, with `labels` and `predictions` by the outputs named at the top of this file.
     """
     labels = {
         label: np.asarray(extracts["features"][label]).reshape(-1).astype(np.float32)
@@ -159,7 +157,7 @@ def without_padding(extracts: dict[str, Any]) -> dict[str, Any]:
     predictions = extracts["predictions"]
     length = labels[CLICK].size
     return {
-        **{name: value for name, value in extracts.items() if name not in _EXAMPLE},
+        **extracts,
         "features": {_LIST_ID: np.asarray(extracts["features"][_LIST_ID]).reshape(-1), **labels},
         "labels": {
             **labels,
