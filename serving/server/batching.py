@@ -124,6 +124,18 @@ class _Task:
         self.done.set()
 
 
+class Clock:
+    """Time, as the threads that wait for a batch see it."""
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def wait(self, changed: threading.Condition, seconds: float | None) -> None:
+        """Waits for a change of what waits, at most so long; None for ever."""
+        changed.wait(seconds)
+
+
 class Batches:
     """Runs requests about lists together, and all others one by one.
 
@@ -131,18 +143,27 @@ class Batches:
       options: Of how they are put together.
       metrics: For what waiting and a run take.
       most_pairs: The most that `Limits.pairs` allows, to which a batch is held too.
+      clock: What `timeout_s` is measured by, where it is not time itself.
     """
 
-    def __init__(self, options: BatchingOptions, metrics: Metrics, most_pairs: int) -> None:
+    def __init__(
+        self,
+        options: BatchingOptions,
+        metrics: Metrics,
+        most_pairs: int,
+        clock: Clock | None = None,
+    ) -> None:
         self._options = options
         self._metrics = metrics
         self._most_pairs = most_pairs
+        self._clock = clock or Clock()
         self._one_by_one = OneByOne(metrics)
         self._changed = threading.Condition()
         # By plan and, without padding, by width: what may share a batch.
         self._waiting: dict[object, deque[_Task]] = {}
         # Whose outputs have been found not to be one value per list.
         self._alone: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._hurries = False
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
@@ -161,7 +182,7 @@ class Batches:
                 f"input {ITEMS} has {lists} lists, expected at most {self._options.most_lists}, "
                 "the size of a batch"
             )
-        task = _Task(plan, arrays, call, lists, items + history, time.monotonic())
+        task = _Task(plan, arrays, call, lists, items + history, self._clock.now())
         key = plan if self._options.pad else (plan, items, history)
         self._enqueue(key, task)
         if not task.done.wait(call.seconds_left()):
@@ -188,6 +209,12 @@ class Batches:
         """Waits for something to become true of what waits; says whether it did in time."""
         with self._changed:
             return self._changed.wait_for(holds, timeout_s)
+
+    def hurry(self) -> None:
+        """See `Runner`."""
+        with self._changed:
+            self._hurries = True
+            self._changed.notify_all()
 
     def close(self, seconds: float = 5.0) -> None:
         """See `Runner`; ends the threads."""
@@ -231,7 +258,7 @@ class Batches:
             if tasks is None:
                 return
             for task in tasks:
-                self._metrics.spent("wait", time.monotonic() - task.since)
+                self._metrics.spent("wait", self._clock.now() - task.since)
             self._run(self._still_wanted(tasks))
             # Until the next batch comes, nothing of this one may be kept.
             del tasks
@@ -239,19 +266,20 @@ class Batches:
     def _next(self) -> list[_Task] | None:
         """Waits for a batch that is due and takes it; None when there will be no more."""
         while True:
-            now = time.monotonic()
+            now = self._clock.now()
             soonest: float | None = None
             oldest: object = None
             for key, queue in self._waiting.items():
                 full = sum(one.lists for one in queue) >= self._options.most_lists
-                due = now if full else queue[0].since + self._options.timeout_s
+                at_once = full or self._hurries
+                due = now if at_once else queue[0].since + self._options.timeout_s
                 if soonest is None or due < soonest:
                     soonest, oldest = due, key
             if soonest is not None and soonest <= now:
                 return self._take(oldest)
             if self._closed:
                 return None
-            self._changed.wait(None if soonest is None else soonest - now)
+            self._clock.wait(self._changed, None if soonest is None else soonest - now)
 
     def _take(self, key: object) -> list[_Task]:
         """The oldest request of a queue and what goes well with it."""

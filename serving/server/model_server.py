@@ -226,6 +226,7 @@ class ModelServer:
         def left() -> float:
             return max(0.0, ends - time.monotonic())
 
+        self._runner.hurry()
         self.api.drain(left())
         stopped = self._server.stop(left())
         if self._rest is not None:

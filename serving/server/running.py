@@ -29,6 +29,10 @@ class Runner(Protocol):
         """
         ...
 
+    def hurry(self) -> None:
+        """Has nothing wait any more for others to share a run with."""
+        ...
+
     def close(self, seconds: float) -> None:
         """Refuses what waits as UNAVAILABLE, and gives so long to what runs."""
         ...
@@ -122,6 +126,9 @@ class OneByOne:
                 return plan.run(arrays)
         finally:
             places.release()
+
+    def hurry(self) -> None:
+        """See `Runner`; nothing waits for others here."""
 
     def close(self, seconds: float = 0.0) -> None:
         """See `Runner`; what runs is left to run."""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.server import Limits
-from serving.server.batching import Batches, BatchingOptions
+from serving.server.batching import Batches, BatchingOptions, Clock
 from serving.server.call import Call
 from serving.server.errors import Refusal, ServingError
 from serving.server.merging import merge, split
@@ -75,8 +75,8 @@ class Asked:
         self.found: dict[int, Any] = {}
         self.threads: list[threading.Thread] = []
 
-    def ask(self, number: int, plan: Plan, arrays: Arrays, call: Call) -> None:
-        """Returns once the request is waiting, or is in the model."""
+    def start(self, number: int, plan: Plan, arrays: Arrays, call: Call) -> None:
+        """Returns at once."""
 
         def run() -> None:
             try:
@@ -84,9 +84,13 @@ class Asked:
             except Exception as error:
                 self.found[number] = error
 
-        before = self.batches.waiting
         self.threads.append(threading.Thread(target=run))
         self.threads[-1].start()
+
+    def ask(self, number: int, plan: Plan, arrays: Arrays, call: Call) -> None:
+        """Returns once the request is waiting, or is in the model."""
+        before = self.batches.waiting
+        self.start(number, plan, arrays, call)
         if number == 0:
             assert self.gate.entered.wait(PATIENCE_S)
         else:
@@ -103,9 +107,9 @@ class Asked:
 def batches() -> Iterator[Callable[..., Batches]]:
     made: list[Batches] = []
 
-    def make(**options: Any) -> Batches:
+    def make(clock: Clock | None = None, **options: Any) -> Batches:
         options = {"threads": 1, **options}
-        made.append(Batches(BatchingOptions(**options), Metrics("piano"), LIMITS.pairs))
+        made.append(Batches(BatchingOptions(**options), Metrics("piano"), LIMITS.pairs, clock))
         return made[-1]
 
     yield make
@@ -328,6 +332,115 @@ def test_request_larger_than_a_batch_is_refused(
     with pytest.raises(Refusal, match="input item_id has 4 lists, expected at most 3") as caught:
         batches(most_lists=3).run(plan, arrays, call())
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+class HandClock(Clock):
+    """Stands still until it is moved; the thread that waits by it is woken by that alone."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        # How long the batches' thread wants to wait.
+        self.left: float | None = None
+        self._changed: threading.Condition | None = None
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, changed: threading.Condition, seconds: float | None) -> None:
+        self.left, self._changed = seconds, changed
+        changed.notify_all()
+        changed.wait()
+
+    def move(self, seconds: float) -> None:
+        assert self._changed is not None
+        with self._changed:
+            self.time += seconds
+            self._changed.notify_all()
+
+
+class TestWaitingForOthers:
+    """Of batches of three lists that wait for 10 seconds."""
+
+    @pytest.fixture
+    def clock(self) -> HandClock:
+        return HandClock()
+
+    @pytest.fixture
+    def plan(self, servable: Servable) -> Plan:
+        return gated(plan_of(servable, adding_model.inputs())[0])[0]
+
+    @pytest.fixture
+    def asked(
+        self, plan: Plan, batches: Callable[..., Batches], clock: HandClock
+    ) -> Iterator[Asked]:
+        assert isinstance(plan.run, Gate)
+        plan.run.opened.set()
+        asked = Asked(batches(clock, most_lists=3, timeout_s=10.0), plan.run)
+        yield asked
+        asked.batches.close(seconds=0)
+        asked.answers()
+
+    def ask(self, asked: Asked, plan: Plan, clock: HandClock, number: int) -> None:
+        """Returns once the request waits and the batches' thread knows of it."""
+        clock.left = None
+        arrays = plan_of(plan.servable, adding_model.inputs(seed=number))[1]
+        asked.ask(number, plan, arrays, call())
+        assert asked.batches.wait_until(lambda: clock.left is not None, PATIENCE_S)
+
+    def check(self, asked: Asked, *numbers: int) -> None:
+        """Waits for all answers and holds them to those of the model."""
+        found = asked.answers()
+        assert sorted(found) == sorted(numbers)
+        for number, answer in found.items():
+            wanted = adding_model.expected(adding_model.inputs(seed=number), 7)
+            assert adding_model.same(answer, wanted)
+
+    def test_a_lone_request_runs_when_the_time_is_over(
+        self, asked: Asked, plan: Plan, clock: HandClock
+    ) -> None:
+        self.ask(asked, plan, clock, 1)
+        assert clock.left == 10.0
+        clock.left = None
+        clock.move(9.0)
+        assert asked.batches.wait_until(lambda: clock.left == 1.0, PATIENCE_S)
+        assert asked.gate.sizes == []
+        clock.move(1.0)
+        self.check(asked, 1)
+        assert asked.gate.sizes == [1]
+
+    def test_requests_that_come_in_time_share_a_run(
+        self, asked: Asked, plan: Plan, clock: HandClock
+    ) -> None:
+        """The time counts from the first of them."""
+        self.ask(asked, plan, clock, 1)
+        clock.move(9.0)
+        self.ask(asked, plan, clock, 2)
+        assert clock.left == 1.0
+        clock.move(1.0)
+        self.check(asked, 1, 2)
+        # A third came too late, and has ten seconds of its own.
+        self.ask(asked, plan, clock, 3)
+        assert clock.left == 10.0
+        clock.move(10.0)
+        self.check(asked, 1, 2, 3)
+        assert asked.gate.sizes == [2, 1]
+
+    def test_full_batch_does_not_wait(self, asked: Asked, plan: Plan, clock: HandClock) -> None:
+        self.ask(asked, plan, clock, 1)
+        self.ask(asked, plan, clock, 2)
+        arrays = plan_of(plan.servable, adding_model.inputs(seed=3))[1]
+        asked.start(3, plan, arrays, call())
+        self.check(asked, 1, 2, 3)
+        assert (asked.gate.sizes, clock.time) == ([3], 0.0)
+
+    def test_what_waits_is_run_at_once_when_the_server_is_to_stop(
+        self, asked: Asked, plan: Plan, clock: HandClock
+    ) -> None:
+        self.ask(asked, plan, clock, 1)
+        self.ask(asked, plan, clock, 2)
+        asked.batches.hurry()
+        self.check(asked, 1, 2)
+        assert (asked.gate.sizes, clock.time) == ([2], 0.0)
 
 
 class TestOptions:

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from serving.server import BatchingOptions, Limits, ModelServer, ServerOptions
+from serving.server.batching import Batches
 
 PATIENCE_S = 120.0
 NO_PROXY = [("grpc.enable_http_proxy", 0)]
@@ -112,6 +113,24 @@ def test_batch_that_is_broken_off_is_unavailable_to_each_of_its_callers(
             call.exception()
     assert (lists_of_runs, statuses) == ([2], ["UNAVAILABLE"] * 2)
     assert "a request failed" not in caplog.text
+
+
+def test_request_that_waits_for_others_is_answered_before_the_end(tmp_path: Path) -> None:
+    adding_model.push(tmp_path, 7)
+    batching = BatchingOptions(timeout_s=1000 * PATIENCE_S)
+    options = ServerOptions(poll_s=0, batching=batching, grace_s=PATIENCE_S)
+    server = ModelServer(tmp_path, port=0, options=options)
+    server.start()
+    batches = server._runner
+    assert isinstance(batches, Batches)
+    given = adding_model.inputs()
+    with grpc.insecure_channel(server.address, NO_PROXY) as channel:
+        predict = PredictionServiceStub(channel).Predict
+        call = predict.future(adding_model.request(given), timeout=PATIENCE_S)
+        assert batches.wait_until(lambda: batches.waiting == 1, PATIENCE_S)
+        server.stop()
+        answer = adding_model.arrays(call.result())
+    assert adding_model.same(answer, adding_model.expected(given, 7))
 
 
 def test_streams_that_never_end_do_not_starve_probes(tmp_path: Path) -> None:
