@@ -154,13 +154,13 @@ class ModelApi:
             plan, arrays = servable.prepare(
                 signature_name, request.inputs, request.output_filter, self._limits
             )
-        if plan.is_about_lists:
+        if plan.signature.is_about_lists:
             self._metrics.list_length(arrays[ITEMS].shape[1])
         values = self._runner.run(plan, arrays, call)
         with self._metrics.stage("encode"):
-            return PredictResponse(
-                model_spec=self._echo(servable, signature_name), outputs=plan.encode(values)
-            )
+            response = PredictResponse(model_spec=self._echo(servable, signature_name))
+            plan.encode(values, response.outputs)
+        return response
 
     def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         """Describes every signature of the model, packed under `signature_def`.

@@ -174,7 +174,7 @@ class Batches:
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""
-        if not plan.is_about_lists or plan.explains or plan in self._alone:
+        if not plan.signature.is_about_lists or plan.signature.explains or plan in self._alone:
             return self._one_by_one.run(plan, arrays, call)
         lists, items, history = size(arrays)
         if lists > self._options.most_lists:
@@ -309,7 +309,7 @@ class Batches:
         pairs = self._options.rows(lists) * items * max(items, history)
         return (
             lists <= self._options.most_lists
-            and tasks[0].plan.passes * pairs <= self._most_pairs
+            and tasks[0].plan.signature.passes * pairs <= self._most_pairs
             and real >= (1 - _MOST_PADDING) * lists * (items + history)
         )
 
@@ -338,11 +338,11 @@ class Batches:
             merged = merge(requests, rows)
             with self._metrics.run(rows):
                 outputs = tasks[0].plan.run(merged)
-            parts = split(outputs, requests, rows, tasks[0].plan.of_fixed_width)
+            parts = split(outputs, requests, rows, tasks[0].plan.signature.of_fixed_width)
         except CannotSplit as error:
             plan = tasks[0].plan
             self._alone.add(plan)
-            _log.warning("signature %s is not batched any more: %s", plan.signature_name, error)
+            _log.warning("signature %s is not batched any more: %s", plan.signature.name, error)
             for task in tasks:
                 self._run_alone(task)
             return

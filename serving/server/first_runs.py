@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.columns import DEFAULT_SIGNATURE
@@ -78,7 +78,7 @@ def _requests(path: Path) -> Iterator[PredictRequest]:
 def _run(servable: Servable, request: PredictRequest, limits: Limits) -> None:
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     plan, arrays = servable.prepare(name, request.inputs, request.output_filter, limits)
-    plan.encode(plan.run(arrays))
+    plan.encode(plan.run(arrays), PredictResponse().outputs)
 
 
 def _run_padding(servable: Servable, limits: Limits) -> None:

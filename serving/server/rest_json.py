@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from serving.server.errors import Refusal, invalid_argument
+from serving.server.signature import Signature
+from serving.server.tensors import Kind
 
 Json = dict[str, Any]
 
@@ -47,7 +48,7 @@ def parse(body: bytes) -> Json:
     return parsed
 
 
-def to_request(parsed: Json, signature: SignatureDef) -> PredictRequest:
+def to_request(parsed: Json, signature: Signature) -> PredictRequest:
     """Turns a body into the request that it stands for.
 
     Args:
@@ -64,9 +65,9 @@ def to_request(parsed: Json, signature: SignatureDef) -> PredictRequest:
     )
     request = PredictRequest()
     for name, value in columns.items():
-        info = signature.inputs[name]
+        kind = signature.inputs[name]
         request.inputs[name].CopyFrom(
-            tf.make_tensor_proto(_array(name, value, info), dtype=info.dtype)
+            tf.make_tensor_proto(_array(name, value, kind), dtype=kind.dtype)
         )
     return request
 
@@ -97,7 +98,7 @@ def to_json(response: PredictResponse, by_row: bool) -> Json:
     }
 
 
-def _by_row(instances: Any, signature: SignatureDef) -> Mapping[str, Any]:
+def _by_row(instances: Any, signature: Signature) -> Mapping[str, Any]:
     if not isinstance(instances, list) or not instances:
         raise invalid_argument("'instances' must be a list of one instance or more")
     names = {*signature.inputs}
@@ -118,7 +119,7 @@ def _by_row(instances: Any, signature: SignatureDef) -> Mapping[str, Any]:
     return {name: [one[name] for one in instances] for name in names}
 
 
-def _by_column(inputs: Any, signature: SignatureDef) -> Mapping[str, Any]:
+def _by_column(inputs: Any, signature: Signature) -> Mapping[str, Any]:
     names = {*signature.inputs}
     if len(names) == 1 and not _is_named(inputs, names):
         return {names.pop(): inputs}
@@ -134,20 +135,20 @@ def _is_named(value: Any, names: set[str]) -> bool:
     return isinstance(value, dict) and value.keys() == names
 
 
-def _array(name: str, value: Any, info: TensorInfo) -> np.ndarray[Any, Any]:
+def _array(name: str, value: Any, kind: Kind) -> np.ndarray[Any, Any]:
     """Nested lists to an array, each value held to the input's type."""
-    dtype = tf.as_dtype(info.dtype)
+    dtype = tf.as_dtype(kind.dtype)
     if dtype in _UNSUPPORTED:
         raise _unsupported("input", name, dtype)
     flat: list[Any] = []
     shape: list[int] = []
     level = [value]
-    rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
+    rank = None if kind.shape is None else len(kind.shape)
     while level and isinstance(level[0], list):
         if len(shape) == (_DEEPEST if rank is None else rank):
             raise invalid_argument(
                 f"input {name} holds lists nested deeper than {len(shape)}, expected the shape "
-                f"{tf.TensorShape(info.tensor_shape)}"
+                f"{kind}"
             )
         length = len(level[0])
         if not all(isinstance(one, list) and len(one) == length for one in level):

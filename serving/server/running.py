@@ -108,7 +108,7 @@ class OneByOne:
 
     def run(self, plan: Plan, arrays: Arrays, call: Call) -> Arrays:
         """See `Runner`."""
-        if plan.explains:
+        if plan.signature.explains:
             with self.explanations():
                 return self._run(self._places_to_explain, plan, arrays, call)
         return self._run(self.places, plan, arrays, call)
@@ -122,7 +122,7 @@ class OneByOne:
             if self._closed:
                 raise stopping()
             call.require_waiting()
-            with self._metrics.run(size(arrays)[0] if plan.is_about_lists else None):
+            with self._metrics.run(size(arrays)[0] if plan.signature.is_about_lists else None):
                 return plan.run(arrays)
         finally:
             places.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,14 @@ from serving.server.call import stopping
 from serving.server.errors import Refusal, ServingError, invalid_argument
 from serving.server.limits import Limits
 from serving.server.list_signatures import (
-    EXPLAIN,
     check_amount,
     check_explained,
     check_shapes,
     check_values,
-    is_about_lists,
-    of_fixed_width,
-    passes,
 )
+from serving.server.signature import Signature
 from serving.server.tensors import decode, encode, require_whole, shape_of
-from serving.server.tf_examples import EXAMPLES, check_count, check_examples, is_about_examples
+from serving.server.tf_examples import EXAMPLES, check_count, check_examples
 
 _log = logging.getLogger(__name__)
 
@@ -46,33 +43,22 @@ class Plan:
 
     Attributes:
       servable: What runs it.
-      signature_name: Of the signature.
       signature: Its inputs and outputs.
       outputs: Names of the outputs to compute.
-      is_about_lists: Whether its tensors are the columns of search lists.
-      explains: Whether each run is many of the model, one for each candidate.
-      passes: How often a run that does not explain goes through the model.
-      of_fixed_width: Names of outputs with so many values per list, however long the lists are.
       run: From the inputs' arrays, in the signature's order, to the outputs'. Raises a
         `tensorflow.errors.OpError` if the model fails on the inputs, and a `Refusal` if it was
         closed.
     """
 
     servable: Servable
-    signature_name: str
-    signature: SignatureDef
+    signature: Signature
     outputs: tuple[str, ...]
-    is_about_lists: bool
-    explains: bool
-    passes: int
-    of_fixed_width: frozenset[str]
     run: Callable[[Arrays], Arrays]
 
-    def encode(self, values: Arrays) -> dict[str, TensorProto]:
-        """Turns the outputs into messages."""
-        return {
-            name: encode(values[name], self.signature.outputs[name].dtype) for name in self.outputs
-        }
+    def encode(self, values: Arrays, messages: MutableMapping[str, TensorProto]) -> None:
+        """Writes the outputs into a message's map of them."""
+        for name in self.outputs:
+            encode(values[name], self.signature.outputs[name], messages[name])
 
 
 class Servable:
@@ -102,11 +88,15 @@ class Servable:
             reason = str(error).partition("\n")[0]
             raise ServingError(f"the SavedModel in {folder} cannot be loaded: {reason}") from error
         self.signatures: Mapping[str, SignatureDef] = meta_graph.signature_def
+        self._read = {
+            name: Signature.read(name, signature) for name, signature in self.signatures.items()
+        }
+        self._columns = self._columns_of_a_list()
         self._tell_what_is_not_held_to_lists()
 
     def _tell_what_is_not_held_to_lists(self) -> None:
-        for name, signature in sorted(self.signatures.items()):
-            held = is_about_lists(signature) or is_about_examples(signature)
+        for name, signature in sorted(self._read.items()):
+            held = signature.is_about_lists or signature.is_about_examples
             # What TensorFlow saves for itself takes nothing.
             if signature.inputs and not held:
                 _log.warning(
@@ -116,14 +106,14 @@ class Servable:
                     name,
                 )
 
-    def signature(self, name: str) -> SignatureDef:
+    def signature(self, name: str) -> Signature:
         """Finds a signature; raises a `Refusal` if there is none of that name."""
-        if name not in self.signatures:
+        if name not in self._read:
             raise Refusal(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f'Serving signature key "{name}" not found.',
             )
-        return self.signatures[name]
+        return self._read[name]
 
     def prepare(
         self,
@@ -149,49 +139,45 @@ class Servable:
         signature = self.signature(signature_name)
         given = _given(signature, inputs)
         shapes = {name: shape_of(name, given[name], signature.inputs[name]) for name in given}
-        about_lists = is_about_lists(signature)
-        about_examples = is_about_examples(signature)
-        if about_lists:
-            check_shapes(shapes, limits, passes(signature_name, signature))
-            if signature_name == EXPLAIN:
+        if signature.is_about_lists:
+            check_shapes(shapes, limits, signature.passes)
+            if signature.explains:
                 check_explained(shapes, limits)
-        elif about_examples:
+        elif signature.is_about_examples:
             check_count(shapes, limits)
         check_amount(shapes, limits)
         for name in inputs:
-            require_whole(name, inputs[name], shapes[name])
-        arrays = {name: decode(name, tensor) for name, tensor in given.items()}
-        if about_lists:
+            require_whole(name, given[name], shapes[name])
+        arrays = {name: decode(name, tensor, shapes[name]) for name, tensor in given.items()}
+        if signature.is_about_lists:
             for name, array in arrays.items():
                 check_values(name, array)
-        elif about_examples:
-            check_examples(arrays[EXAMPLES], self._columns(), limits)
-        outputs = _chosen(signature, output_filter)
-        return self._plan(signature_name, outputs), arrays
+        elif signature.is_about_examples:
+            check_examples(arrays[EXAMPLES], self._columns, limits)
+        return self._plan(signature, _chosen(signature, output_filter)), arrays
 
-    def _columns(self) -> dict[str, int]:
-        """The columns of a list, as a signature about lists has them, and the rank of each."""
-        names = sorted(self.signatures, key=lambda name: name != DEFAULT_SIGNATURE)
-        for name in names:
-            signature = self.signatures[name]
-            if name != EXPLAIN and is_about_lists(signature):
-                return {name: len(info.tensor_shape.dim) for name, info in signature.inputs.items()}
+    def _columns_of_a_list(self) -> dict[str, int]:
+        """As a signature about lists has them, and the rank of each."""
+        for _, signature in sorted(
+            self._read.items(), key=lambda item: item[0] != DEFAULT_SIGNATURE
+        ):
+            if signature.is_about_lists and not signature.explains:
+                return {name: len(kind.shape or ()) for name, kind in signature.inputs.items()}
         return {}
 
-    def _plan(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
-        key = (signature_name, outputs)
+    def _plan(self, signature: Signature, outputs: tuple[str, ...]) -> Plan:
+        key = (signature.name, outputs)
         # Two threads may both make the plan of a first request, but one is kept.
         if key not in self._plans:
-            self._plans.setdefault(key, self._made(signature_name, outputs))
+            self._plans.setdefault(key, self._made(signature, outputs))
         return self._plans[key]
 
-    def _made(self, signature_name: str, outputs: tuple[str, ...]) -> Plan:
-        signature = self.signatures[signature_name]
+    def _made(self, signature: Signature, outputs: tuple[str, ...]) -> Plan:
         inputs = tuple(signature.inputs)
         # What is fed and fetched is worked out once, and not for every run.
         call = self._session.make_callable(
-            [signature.outputs[name].name for name in outputs],
-            [signature.inputs[name].name for name in inputs],
+            [signature.output_tensors[name] for name in outputs],
+            [signature.input_tensors[name] for name in inputs],
         )
 
         def run(arrays: Arrays) -> Arrays:
@@ -203,19 +189,7 @@ class Servable:
                     raise stopping() from error
                 raise
 
-        about_lists = is_about_lists(signature)
-        explains = about_lists and signature_name == EXPLAIN
-        return Plan(
-            self,
-            signature_name,
-            signature,
-            outputs,
-            about_lists,
-            explains,
-            passes(signature_name, signature),
-            of_fixed_width(signature),
-            run,
-        )
+        return Plan(self, signature, outputs, run)
 
     def close(self) -> None:
         """Frees the model's memory; what is run still or afterwards is refused as UNAVAILABLE."""
@@ -237,10 +211,12 @@ def _load(session: tf.compat.v1.Session, folder: Path) -> Any:
         log.setLevel(level)
 
 
-def _given(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[str, TensorProto]:
+def _given(signature: Signature, inputs: Mapping[str, TensorProto]) -> dict[str, TensorProto]:
     """Every input of the signature: as it was sent, else its default."""
-    extra = inputs.keys() - signature.inputs.keys()
-    missing = signature.inputs.keys() - inputs.keys() - signature.defaults.keys()
+    # The views of a protobuf map are slow.
+    sent = {*inputs}
+    extra = sent - signature.inputs.keys()
+    missing = signature.inputs.keys() - sent - signature.defaults.keys()
     if extra or missing:
         raise invalid_argument(
             f"inputs do not match the signature. Sent extra: {_names(extra)}. "
@@ -248,12 +224,12 @@ def _given(signature: SignatureDef, inputs: Mapping[str, TensorProto]) -> dict[s
         )
     # Reading a protobuf map by a missing key would add the key: hence the explicit choice.
     return {
-        name: inputs[name] if name in inputs else signature.defaults[name]
+        name: inputs[name] if name in sent else signature.defaults[name]
         for name in signature.inputs
     }
 
 
-def _chosen(signature: SignatureDef, output_filter: Sequence[str]) -> tuple[str, ...]:
+def _chosen(signature: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:
     """The names of the outputs to compute, in an order that does not depend on the request."""
     for place, name in enumerate(output_filter):
         if name not in signature.outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from serving.server.errors import invalid_argument
@@ -44,37 +46,69 @@ _RECEIVED_FIELDS = {
 }
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
+# As the bytes of `tensor_content` are to be read.
+_OF_CONTENT = {
+    number: np.dtype(dtype).newbyteorder("<")
+    for number, dtype in (
+        (types_pb2.DT_FLOAT, np.float32),
+        (types_pb2.DT_DOUBLE, np.float64),
+        (types_pb2.DT_INT32, np.int32),
+        (types_pb2.DT_INT64, np.int64),
+    )
+}
 
-def shape_of(name: str, tensor: TensorProto, info: TensorInfo) -> tuple[int, ...]:
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a signature says of a tensor.
+
+    Attributes:
+      dtype: Number of its type.
+      shape: Its sizes, -1 for any; None for any rank.
+    """
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, info: TensorInfo) -> Kind:
+        """Reads a signature's own words."""
+        shape = info.tensor_shape
+        return cls(info.dtype, None if shape.unknown_rank else _sizes(shape))
+
+    def fits(self, sizes: tuple[int, ...]) -> bool:
+        """Whether a tensor may have these sizes."""
+        if self.shape is None:
+            return True
+        if len(sizes) != len(self.shape):
+            return False
+        pairs = zip(self.shape, sizes, strict=True)
+        return all([wanted in (-1, size) for wanted, size in pairs])
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return "<unknown>"
+        return str(tf.TensorShape([None if size == -1 else size for size in self.shape]))
+
+
+def shape_of(name: str, tensor: TensorProto, kind: Kind) -> tuple[int, ...]:
     """Returns the shape of one input, held to the dtype and the static shape of its signature.
 
     Raises:
       Refusal: It does not fit.
     """
-    if tensor.dtype != info.dtype:
+    if tensor.dtype != kind.dtype:
         raise invalid_argument(
-            f"input {name} has dtype {_dtype(tensor.dtype)}, expected {_dtype(info.dtype)}"
+            f"input {name} has dtype {_dtype(tensor.dtype)}, expected {_dtype(kind.dtype)}"
         )
-    sizes = [dim.size for dim in tensor.tensor_shape.dim]
-    if any(size < -1 for size in sizes):
+    shape = tensor.tensor_shape
+    sizes = _sizes(shape)
+    lowest = min(sizes, default=0)
+    if lowest < -1:
         raise invalid_argument(f"input {name} cannot be parsed: it has a dimension below 0")
-    fixed = info.tensor_shape.dim
-    if (
-        tensor.tensor_shape.unknown_rank
-        or -1 in sizes
-        or not (
-            info.tensor_shape.unknown_rank
-            or (
-                len(sizes) == len(fixed)
-                and all(dim.size in (-1, size) for dim, size in zip(fixed, sizes, strict=True))
-            )
-        )
-    ):
-        raise invalid_argument(
-            f"input {name} has shape {tf.TensorShape(tensor.tensor_shape)}, "
-            f"expected {tf.TensorShape(info.tensor_shape)}"
-        )
-    return tuple(sizes)
+    if lowest == -1 or shape.unknown_rank or not kind.fits(sizes):
+        raise invalid_argument(f"input {name} has shape {tf.TensorShape(shape)}, expected {kind}")
+    return sizes
 
 
 def require_whole(name: str, tensor: TensorProto, shape: tuple[int, ...]) -> None:
@@ -100,28 +134,48 @@ def require_whole(name: str, tensor: TensorProto, shape: tuple[int, ...]) -> Non
         )
 
 
-def decode(name: str, tensor: TensorProto) -> np.ndarray[Any, Any]:
-    """Turns one input into an array.
+def decode(name: str, tensor: TensorProto, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Turns one input into an array, which may not be written to.
 
-    Its shape must have been looked at before, and `require_whole` asked.
+    Args:
+      name: Of the input.
+      tensor: Of which `require_whole` has been asked.
+      shape: Of the tensor.
 
     Raises:
       Refusal: The message contradicts itself.
     """
     try:
+        # What nearly all requests are made of; TensorFlow's own way takes three times as long.
+        if tensor.dtype == types_pb2.DT_STRING and not tensor.tensor_content:
+            values = list(tensor.string_val)
+            if len(values) == math.prod(shape):
+                array = np.empty(len(values), object)
+                array[:] = values
+                return array.reshape(shape)
+        elif tensor.dtype in _OF_CONTENT and tensor.tensor_content:
+            return np.frombuffer(tensor.tensor_content, _OF_CONTENT[tensor.dtype]).reshape(shape)
         return tf.make_ndarray(tensor)
     except (TypeError, ValueError, OverflowError) as error:
         raise invalid_argument(f"input {name} cannot be parsed: {error}") from error
 
 
-def encode(value: Any, dtype: int) -> TensorProto:
-    """Turns one output, an array or a scalar, into its message."""
+def encode(value: Any, dtype: int, tensor: TensorProto) -> None:
+    """Writes one output, an array or a scalar, into an empty message."""
     array = np.asarray(value, dtype=tf.as_dtype(dtype).as_numpy_dtype)
     if dtype not in _VALUE_FIELDS:
-        return tf.make_tensor_proto(array)
-    tensor = TensorProto(dtype=dtype, tensor_shape=tf.TensorShape(array.shape).as_proto())
+        tensor.CopyFrom(tf.make_tensor_proto(array))
+        return
+    tensor.dtype = dtype
+    # Of a scalar too, the shape is there and not merely left out.
+    tensor.tensor_shape.SetInParent()
+    for size in array.shape:
+        tensor.tensor_shape.dim.add(size=size)
     getattr(tensor, _VALUE_FIELDS[dtype]).extend(array.ravel().tolist())
-    return tensor
+
+
+def _sizes(shape: TensorShapeProto) -> tuple[int, ...]:
+    return tuple([dim.size for dim in shape.dim])
 
 
 def _dtype(number: int) -> str:
