@@ -22,6 +22,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.columns import DEFAULT_SIGNATURE
 from serving.server import rest_json
+from serving.server.address import address_of
 from serving.server.api import ModelApi
 from serving.server.call import Call
 from serving.server.errors import Refusal, ServingError, exhausted, invalid_argument
@@ -36,9 +37,10 @@ _RUN = re.compile(
 _ASK = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 _TIMEOUT_S = 30.0
 _CHUNK = 1 << 16
-# Connections over the limit that are told so at a time; any further are dropped.
-_MOST_REFUSED = 8
-_REFUSAL_S = 1.0
+# Connections over the limit that are answered at a time, for the metrics or as too many; any
+# further are dropped.
+_MOST_BEYOND = 8
+_BEYOND_S = 1.0
 _CODES = {
     "OK": 200,
     "INVALID_ARGUMENT": 400,
@@ -71,13 +73,15 @@ class RestServer:
     def __init__(
         self, api: ModelApi, metrics: Metrics, limits: Limits, host: str, port: int
     ) -> None:
-        handler = type("_Handler", (_Handler,), {"api": api, "metrics": metrics, "limits": limits})
+        parts = {"api": api, "metrics": metrics, "limits": limits}
+        handler = type("_Handler", (_Handler,), parts)
+        beyond = type("_HandlerBeyond", (_HandlerBeyond,), parts)
         try:
-            self._server = _Server((host, port), handler, metrics, limits.concurrency)
+            self._server = _Server((host, port), handler, beyond, metrics, limits.concurrency)
         except OSError as error:
             raise ServingError(
-                f"cannot listen on {host}:{port} for REST: the port is in use or the host is not "
-                "this machine"
+                f"cannot listen on {address_of(host, port)} for REST: the port is in use or the "
+                "host is not this machine"
             ) from error
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
@@ -104,13 +108,18 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_port = False
 
     def __init__(
-        self, address: tuple[str, int], handler: Any, metrics: Metrics, connections: int
+        self,
+        address: tuple[str, int],
+        handler: Any,
+        beyond: Any,
+        metrics: Metrics,
+        connections: int,
     ) -> None:
         self._metrics = metrics
+        self._handler_beyond = beyond
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.Semaphore(connections)
-        self._free_to_refuse = threading.Semaphore(_MOST_REFUSED)
-        self._most = connections
+        self._free_beyond = threading.Semaphore(_MOST_BEYOND)
         # A burst waits to be taken; of the library's own 5, the system would drop the rest.
         self.request_queue_size = connections
         self._idle = threading.Condition()
@@ -124,10 +133,12 @@ class _Server(ThreadingHTTPServer):
                 self._open.add(request)
             super().process_request(request, client_address)
             return
-        self._metrics.beyond("connections")
-        if self._free_to_refuse.acquire(blocking=False):
-            threading.Thread(target=self._refuse, args=(request,), daemon=True).start()
+        if self._free_beyond.acquire(blocking=False):
+            threading.Thread(
+                target=self._answer_beyond, args=(request, client_address), daemon=True
+            ).start()
         else:
+            self._metrics.beyond("connections")
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -139,26 +150,18 @@ class _Server(ThreadingHTTPServer):
                 self._idle.notify_all()
             self._free.release()
 
-    def _refuse(self, request: socket.socket) -> None:
-        """Says why a connection is not taken."""
-        message = f"{self._most} connections are open, which is the most there may be"
-        content = json.dumps({"error": message}).encode()
-        head = (
-            "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-        )
+    def _answer_beyond(self, request: socket.socket, client_address: Any) -> None:
+        """Answers one request on a connection beyond the limit."""
         try:
-            request.settimeout(_REFUSAL_S)
-            # Closing what was not read would take the answer back.
-            request.recv(_CHUNK)
-            request.sendall(head.encode() + content)
+            self._handler_beyond(request, client_address, self)
             request.shutdown(socket.SHUT_WR)
+            # Closing what was not read would take the answer back.
             while request.recv(_CHUNK):
                 pass
         except OSError:
             _log.debug("a connection too many broke off", exc_info=True)
         finally:
-            self._free_to_refuse.release()
+            self._free_beyond.release()
             self.shutdown_request(request)
 
     def hang_up(self, seconds: float) -> None:
@@ -202,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             # What is not read of a body would be taken for the next request.
             self.close_connection = True
         if path == METRICS_PATH:
-            self._send(200, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+            self._tell_metrics()
             return
         found = _ASK.fullmatch(path)
         if found is None:
@@ -339,6 +342,9 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             self.server.busy(-1)
 
+    def _tell_metrics(self) -> None:
+        self._send(200, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+
     def _malformed(self, path: str) -> None:
         if path.lower().startswith("/v1/"):
             self._error(400, f"Malformed request: {self.command} {path[:1024]}")
@@ -370,6 +376,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.debug(format, *args)
+
+
+class _HandlerBeyond(_Handler):
+    """Of a connection beyond the limit: tells the metrics, and all others that it is too many.
+
+    So whoever watches the server sees it just when there is too much to do.
+    """
+
+    timeout = _BEYOND_S
+
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        self.close_connection = True
+        return parsed
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] == METRICS_PATH:
+            self._tell_metrics()
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        def refuse() -> None:
+            raise exhausted(
+                "connections",
+                f"{self.limits.concurrency} connections are open, which is the most there may be",
+            )
+
+        self._answer(refuse)
+
+    do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse
 
 
 def _spec(found: re.Match[str]) -> ModelSpec:

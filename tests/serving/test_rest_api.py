@@ -349,6 +349,29 @@ class TestConnections:
         assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
         kept.close()
 
+    def test_metrics_are_told_whoever_holds_the_connections(self, narrow: ModelServer) -> None:
+        with contextlib.ExitStack() as stack:
+            kept = self.connect(narrow)
+            stack.callback(kept.close)
+            kept.request("GET", "/v1/models/piano")
+            assert kept.getresponse().read()
+            others = [("GET", "/v1/models/piano"), ("POST", PREDICT), ("PUT", "/")]
+            for refused, (method, path) in enumerate(others):
+                scrape = self.connect(narrow)
+                stack.callback(scrape.close)
+                scrape.request("GET", "/monitoring/prometheus/metrics")
+                response = scrape.getresponse()
+                assert (response.status, response.getheader("Connection")) == (200, "close")
+                families = [*text_string_to_metric_families(response.read().decode())]
+                counted = [
+                    sample.value
+                    for family in families
+                    for sample in family.samples
+                    if sample.labels == {"limit": "connections"}
+                ]
+                assert counted == ([float(refused)] if refused else [])
+                assert ask(narrow, method, path, b"{}")[0] == 429
+
     def test_as_many_may_wait_for_a_connection_as_there_may_be(self) -> None:
         """Nothing takes a connection yet: the system keeps them, and drops one too many."""
         limits = Limits(concurrency=32)
