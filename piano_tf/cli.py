@@ -599,7 +599,10 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @piano.command()
 @click.option("--model-dir", type=_FOLDER, required=True, help="Folder of pushed versions.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--model-name", default="piano", show_default=True, help="That requests must carry.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="To listen on; ::1 is IPv6's loopback."
+)
 @click.option("--port", type=int, default=8500, show_default=True, help="0 takes a free one.")
 @click.option("--rest-port", type=int, help="Also serve REST and metrics; 0 takes a free one.")
 @click.option(
@@ -638,8 +641,16 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="To answer on when told to stop, while health probes say NOT_SERVING.",
 )
+@click.option(
+    "--grace-seconds",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="For requests in progress after that; then they are broken off.",
+)
 def serve(
     model_dir: Path,
+    model_name: str,
     host: str,
     port: int,
     rest_port: int | None,
@@ -650,6 +661,7 @@ def serve(
     inter_op_threads: int,
     ssl_config_file: Path | None,
     linger_seconds: float,
+    grace_seconds: float,
     **limits: int | None,
 ) -> None:
     """Serve a pushed model with TensorFlow Serving's gRPC API, on this machine."""
@@ -679,9 +691,10 @@ def serve(
             rest_port=rest_port,
             tls=credentials(ssl_config_file) if ssl_config_file else None,
             linger_s=linger_seconds,
+            grace_s=grace_seconds,
         )
-        with ModelServer(model_dir, host=host, port=port, options=options) as server:
-            click.echo(f"serving piano version {server.version} on {server.address}")
+        with ModelServer(model_dir, model_name, host, port, options) as server:
+            click.echo(f"serving {model_name} version {server.version} on {server.address}")
             if server.rest_address:
                 click.echo(f"REST and metrics on http://{server.rest_address}")
             server.wait()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from types import TracebackType
 import grpc
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from serving.server.address import address_of, bare
 from serving.server.api import ModelApi
 from serving.server.batching import Batches, BatchingOptions
 from serving.server.errors import ServingError
@@ -54,6 +57,9 @@ class ServerOptions:
         that it does not, so that callers go elsewhere first.
       grace_s: Seconds that requests in progress have after that, all of them together; what is run
         still is then broken off.
+
+    Raises:
+      ServingError: A time is negative or none.
     """
 
     poll_s: float = 1.0
@@ -64,6 +70,12 @@ class ServerOptions:
     tls: grpc.ServerCredentials | None = None
     linger_s: float = 0.0
     grace_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("poll_s", "linger_s", "grace_s"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise ServingError(f"{name} is {seconds:g}, expected 0 seconds or more")
 
 
 class ModelServer:
@@ -76,13 +88,14 @@ class ModelServer:
     Args:
       model_dir: The folder that versions are pushed to, as `<model_dir>/<integer version>/`.
       model_name: The name that requests must carry.
-      host: The address to listen on; the default can be reached from this machine alone.
+      host: The address to listen on, of IPv4, or of IPv6 with or without brackets; the default can
+        be reached from this machine alone.
       port: The port to listen on; 0 takes any free one.
       options: How it serves.
 
     Raises:
-      ServingError: There is no version that can be loaded, no such port, or no way to have such
-        threads.
+      ServingError: There is no version that can be loaded, no such port or name, or no way to have
+        such threads.
     """
 
     def __init__(
@@ -96,9 +109,14 @@ class ModelServer:
         for one in (port, options.rest_port or 0):
             if not 0 <= one <= 65535:
                 raise ServingError(f"port {one} does not exist: a port is a number from 0 to 65535")
+        if not re.fullmatch(r"[^/:\s]+", model_name):
+            raise ServingError(
+                f"the model name is {model_name!r}, expected one character or more, none of them a "
+                "slash, a colon or a space, which a REST path could not hold"
+            )
         if options.threads is not None:
             options.threads.start()
-        self._host = host
+        self._host = bare(host)
         self._port = port
         self._options = options
         limits = options.limits
@@ -153,12 +171,12 @@ class ModelServer:
     @property
     def address(self) -> str:
         """Where clients reach the started server, as `host:port`."""
-        return f"{self._host}:{self._port}"
+        return address_of(self._host, self._port)
 
     @property
     def rest_address(self) -> str | None:
         """Where the started server's REST API is reached, if it has one."""
-        return f"{self._host}:{self._rest.port}" if self._rest else None
+        return address_of(self._host, self._rest.port) if self._rest else None
 
     @property
     def version(self) -> int:

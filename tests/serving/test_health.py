@@ -205,13 +205,16 @@ def test_command_ends_cleanly_under_load(folder: Path, number: signal.Signals) -
         [
             *(sys.executable, "-c", command, "serve", "--model-dir", str(folder)),
             *("--port", "0", "--rest-port", "0", "--batching"),
+            *("--model-name", "forte", "--grace-seconds", "60"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    address = process.stdout.readline().split()[-1]
+    said = process.stdout.readline()
+    assert said.startswith("serving forte version 7 on ")
+    address = said.split()[-1]
     given = adding_model.inputs()
     codes: list[grpc.StatusCode] = []
     answered = threading.Event()
@@ -221,7 +224,8 @@ def test_command_ends_cleanly_under_load(folder: Path, number: signal.Signals) -
             stub = PredictionServiceStub(channel)
             while True:
                 try:
-                    response = stub.Predict(adding_model.request(given), timeout=PATIENCE_S)
+                    request = adding_model.request(given, name="forte")
+                    response = stub.Predict(request, timeout=PATIENCE_S)
                 except grpc.RpcError as error:
                     codes.append(error.code())
                     return
@@ -243,6 +247,7 @@ def test_command_ends_cleanly_under_load(folder: Path, number: signal.Signals) -
     assert told[:2] == [
         f"loading {what} of {folder}" for what in ("the highest version", "version 7")
     ]
+    assert "stopping: requests are answered for 0 s more, those in progress for 60 s after" in told
     # The second is what gRPC says of calls that reach it while it stops.
     assert {*codes} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert len(codes) == len(threads)

@@ -22,7 +22,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.server import ModelServer, ServingError
+from serving.server import ModelServer, ServerOptions, ServingError
 
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -382,6 +382,17 @@ class TestLifecycle:
     def test_no_such_port(self, model_dir: Path) -> None:
         with pytest.raises(ServingError, match="port 65536 does not exist"):
             ModelServer(model_dir, port=65536)
+
+    @pytest.mark.parametrize("name", ["", "a/b", "a:b", "a b"])
+    def test_name_that_no_path_can_hold(self, model_dir: Path, name: str) -> None:
+        with pytest.raises(ServingError, match=f"the model name is '{name}', expected one char"):
+            ModelServer(model_dir, name)
+
+    @pytest.mark.parametrize("name", ["poll_s", "linger_s", "grace_s"])
+    @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+    def test_time_that_is_none(self, name: str, seconds: float) -> None:
+        with pytest.raises(ServingError, match=f"{name} is {seconds:g}, expected 0 seconds or"):
+            ServerOptions(**{name: seconds})
 
     def test_port_is_free_again_after_stop(self, model_dir: Path) -> None:
         with ModelServer(model_dir, port=0) as first:
