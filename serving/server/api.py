@@ -9,6 +9,7 @@ real server runs the model and lets an operation fail, or not.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from serving.columns import DEFAULT_SIGNATURE, ITEMS
 from serving.server.call import Admission, Call
 from serving.server.errors import Refusal, exhausted, invalid_argument
 from serving.server.limits import Limits
-from serving.server.metrics import Metrics
+from serving.server.metrics import UNKNOWN_MODEL, Metrics
 from serving.server.running import Runner
 from serving.server.servable import Servable
 from serving.server.versions import Versions
@@ -42,6 +43,17 @@ _SIGNATURE_FIELD = "signature_def"
 _LONGEST_MESSAGE = 1024
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Counted:
+    """An answer that is counted.
+
+    Attributes:
+      model_name: As the request has it.
+    """
+
+    model_name: str = UNKNOWN_MODEL
 
 
 class ModelApi:
@@ -76,10 +88,11 @@ class ModelApi:
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.PredictionService",
                 {
-                    "Predict": self._handler(self._predict_counted, PredictRequest),
+                    "Predict": self._handler(self._predict_received),
                     "GetModelMetadata": self._handler(
-                        lambda request, call: self.get_model_metadata(request),
-                        GetModelMetadataRequest,
+                        lambda received, call: self.get_model_metadata(
+                            self._parsed(received, GetModelMetadataRequest)
+                        ),
                     ),
                 },
             ),
@@ -87,8 +100,9 @@ class ModelApi:
                 "tensorflow.serving.ModelService",
                 {
                     "GetModelStatus": self._handler(
-                        lambda request, call: self.get_model_status(request),
-                        GetModelStatusRequest,
+                        lambda received, call: self.get_model_status(
+                            self._parsed(received, GetModelStatusRequest)
+                        ),
                     )
                 },
             ),
@@ -199,24 +213,27 @@ class ModelApi:
             raise _not_found(f"Could not find any versions of model {spec.name}")
         return GetModelStatusResponse(model_version_status=[state.message() for state in found])
 
-    def counted(self, model_name: str, call: Call, answer: Callable[[], Any]) -> Any:
-        """Answers, and counts the answer under its status.
+    @contextlib.contextmanager
+    def counted(self, entry: str) -> Iterator[Counted]:
+        """Counts an answer under its status, and times it.
 
         Args:
-          model_name: As the request has it.
-          call: Who asks.
-          answer: What answers.
+          entry: See `Call`.
+
+        Yields:
+          Where the name of the model goes, once it is known.
         """
+        counted = Counted()
         began = time.perf_counter()
         status = grpc.StatusCode.OK.name
         try:
-            return answer()
+            yield counted
         except Exception as error:
             status = status_of(error)[0].name
             raise
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.request(model_name, status, call.entry, seconds)
+            self._metrics.request(counted.model_name, status, entry, seconds)
 
     def failed(self, error: Exception) -> tuple[grpc.StatusCode, str]:
         """The status that a failure is answered with, and its message; counts it or logs it."""
@@ -228,24 +245,24 @@ class ModelApi:
             _log.error("a request failed", exc_info=error)
         return code, message
 
-    def _predict_counted(self, request: PredictRequest, call: Call) -> PredictResponse:
-        name = request.model_spec.name
-        return self.counted(name, call, lambda: self.predict(request, call))
+    def _predict_received(self, received: bytes, call: Call) -> PredictResponse:
+        with self.counted(call.entry) as counted:
+            request = self._parsed(received, PredictRequest)
+            counted.model_name = request.model_spec.name
+            return self.predict(request, call)
 
     def _echo(self, servable: Servable, signature_name: str = "") -> ModelSpec:
         spec = ModelSpec(name=self._model_name, signature_name=signature_name)
         spec.version.value = servable.version
         return spec
 
-    def _handler(
-        self, answer: Callable[[Any, Call], Any], request_type: Any
-    ) -> grpc.RpcMethodHandler:
+    def _handler(self, answer: Callable[[bytes, Call], Any]) -> grpc.RpcMethodHandler:
         """Makes a method of the API a gRPC handler: whatever is raised becomes a status."""
 
         def handle(received: bytes, context: grpc.ServicerContext) -> Any:
             try:
                 call = Call.within("GRPC", context.time_remaining(), context.is_active)
-                return answer(self._parsed(received, request_type), call).SerializeToString()
+                return answer(received, call).SerializeToString()
             except Exception as error:
                 code, message = self.failed(error)
             context.abort(code, message)

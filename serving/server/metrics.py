@@ -25,7 +25,11 @@ from prometheus_client.registry import Collector
 # The real server's bounds, in microseconds.
 _LATENCY = [10 * 1.8**power for power in range(33)]
 _LENGTHS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-_SECONDS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+# Between 5 and 50 ms, where a run lies, no bound is above one and a half times the last.
+_SECONDS = [
+    *(0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05),
+    *(0.07, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0),
+]
 UNKNOWN_MODEL = "unknown"
 
 

@@ -36,6 +36,10 @@ _RUN = re.compile(
 )
 _ASK = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 _TIMEOUT_S = 30.0
+# As gRPC itself has it on the wire, and its gateways take it from HTTP.
+TIMEOUT_HEADER = "Grpc-Timeout"
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(rf"([0-9]{{1,8}})([{''.join(_UNITS)}])")
 _CHUNK = 1 << 16
 # Connections over the limit that are answered at a time, for the metrics or as too many; any
 # further are dropped.
@@ -195,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "piano"
     timeout = _TIMEOUT_S
     # For a body to come and to be answered.
-    body_s = _TIMEOUT_S
+    longest_s = _TIMEOUT_S
     # Head and body are written one after the other, which must not wait for each other.
     disable_nagle_algorithm = True
 
@@ -228,13 +232,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._malformed(path)
             return
-        call = Call.within("REST", self.body_s)
-        name = found["name"]
-        self._answer(
-            lambda: self.api.counted(
-                name, call, lambda: self._predict(found, self._body(call), call)
+
+        def answer() -> Any:
+            with self.api.counted("REST") as counted:
+                counted.model_name = found["name"]
+                call = Call.within("REST", self._seconds())
+                return self._predict(found, self._body(call), call)
+
+        self._answer(answer)
+
+    def _seconds(self) -> float:
+        """How long the caller waits, by its own word or at most."""
+        given = self.headers.get(TIMEOUT_HEADER)
+        if given is None:
+            return self.longest_s
+        match = _TIMEOUT.fullmatch(given.strip())
+        if match is None:
+            # The body is not read.
+            self.close_connection = True
+            raise invalid_argument(
+                f"{TIMEOUT_HEADER} is {given[:80]!r}, expected 1 to 8 digits and a unit of "
+                f"{', '.join(_UNITS)}, such as 200m for 200 milliseconds"
             )
-        )
+        return min(int(match[1]) * _UNITS[match[2]], self.longest_s)
 
     def _predict(self, found: re.Match[str], body: bytes, call: Call) -> Any:
         if found["method"].lower() != "predict":
@@ -251,6 +271,10 @@ class _Handler(BaseHTTPRequestHandler):
                 request = rest_json.to_request(parsed, servable.signature(signature_name))
                 request.model_spec.CopyFrom(spec)
                 response = self.api.run(servable, request, call)
+        if call.seconds_left() == 0.0:
+            raise Refusal(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed while it was run"
+            )
         return rest_json.to_json(response, by_row="instances" in parsed)
 
     def _metadata(self, spec: ModelSpec) -> Any:
@@ -311,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 raise Refusal(
                     grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"of a body of {length} bytes, {length - left} came within {self.body_s:g} s",
+                    f"of a body of {length} bytes, {length - left} came by the call's deadline",
                 ) from error
             except ConnectionError:
                 part = b""

@@ -27,6 +27,7 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from benchmarks.fuzz_rest import EXPECTED, HUNG_UP, RestFuzzer
 from benchmarks.fuzz_server import fuzz
 from serving.server import Limits, ModelServer, ServerOptions, ServingError, rest_json
+from serving.server.call import Call
 from serving.server.metrics import Metrics
 from serving.server.rest import RestServer
 
@@ -184,6 +185,42 @@ class TestPredict:
         found, answer = ask(small, "POST", path, body)
         assert (found, message in answer["error"]) == (code, True), answer
 
+    @pytest.mark.parametrize("timeout", ["1H", "9M", "60S", "60000m", "99999999u"])
+    def test_deadline_that_is_kept(self, adding: ModelServer, timeout: str) -> None:
+        body = {"inputs": columns(adding_model.inputs())}
+        assert ask(adding, "POST", PREDICT, body, Grpc_Timeout=timeout)[0] == 200
+
+    @pytest.mark.parametrize("timeout", ["0S", "1n"])
+    def test_deadline_that_is_over(self, adding: ModelServer, timeout: str) -> None:
+        body = {"inputs": columns(adding_model.inputs())}
+        code, answer = ask(adding, "POST", PREDICT, body, Grpc_Timeout=timeout)
+        assert (code, "deadline" in answer["error"]) == (504, True)
+
+    def test_deadline_that_passes_in_the_model(
+        self, adding: ModelServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer is there, and too late to be one."""
+        over: list[bool] = []
+        run = adding.api.run
+
+        def slow(*arguments: Any) -> Any:
+            response = run(*arguments)
+            over.append(True)
+            return response
+
+        left = Call.seconds_left
+        monkeypatch.setattr(adding.api, "run", slow)
+        monkeypatch.setattr(Call, "seconds_left", lambda call: 0.0 if over else left(call))
+        code, answer = ask(adding, "POST", PREDICT, {"inputs": columns(adding_model.inputs())})
+        assert (code, answer["error"]) == (504, "the call's deadline passed while it was run")
+
+    @pytest.mark.parametrize("timeout", ["", "S", "1", "1s", "-1S", "1.5S", "123456789m"])
+    def test_deadline_that_is_none(self, adding: ModelServer, timeout: str) -> None:
+        body = {"inputs": columns(adding_model.inputs())}
+        code, answer = ask(adding, "POST", PREDICT, body, Grpc_Timeout=timeout)
+        assert code == 400
+        assert answer["error"].startswith(f"Grpc-Timeout is {timeout!r}, expected 1 to 8 digits")
+
     def test_bad_gzip(self, adding: ModelServer) -> None:
         code, answer = ask(adding, "POST", PREDICT, b"no gzip", Content_Encoding="gzip")
         assert (code, answer["error"][:21]) == (400, "the body is no gzip: ")
@@ -248,6 +285,9 @@ class TestQuestions:
             for name in ("a stranger", "another"):
                 with pytest.raises(grpc.RpcError):
                     predict(adding_model.request(given, name=name), timeout=PATIENCE_S)
+            noise = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            with pytest.raises(grpc.RpcError):
+                noise(b"no message", timeout=PATIENCE_S)
             long = adding_model.inputs(items=1001)
             with pytest.raises(grpc.RpcError):
                 predict(adding_model.request(long), timeout=PATIENCE_S)
@@ -260,6 +300,7 @@ class TestQuestions:
 
         assert more(":tensorflow:serving:request_count", "piano", "OK") == 2
         assert more(":tensorflow:serving:request_count", "unknown", "NOT_FOUND") == 2
+        assert more(":tensorflow:serving:request_count", "unknown", "INVALID_ARGUMENT") == 1
         latency = ":tensorflow:serving:request_latency_count"
         assert more(latency, "Predict", "GRPC", "piano") == 1
         assert more(latency, "predict", "REST", "piano") == 1
@@ -393,7 +434,7 @@ class TestConnections:
     def test_a_body_has_a_time_in_all(
         self, narrow: ModelServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("serving.server.rest._Handler.body_s", 0.2)
+        monkeypatch.setattr("serving.server.rest._Handler.longest_s", 0.2)
         slow = self.connect(narrow)
         slow.putrequest("POST", PREDICT)
         slow.putheader("Content-Length", "100")
@@ -401,7 +442,7 @@ class TestConnections:
         response = slow.getresponse()
         assert response.status == 504
         error = json.loads(response.read())["error"]
-        assert error == "of a body of 100 bytes, 1 came within 0.2 s"
+        assert error == "of a body of 100 bytes, 1 came by the call's deadline"
         assert response.getheader("Connection") == "close"
 
     @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
