@@ -272,6 +272,5 @@ def export_model(module: ServingModule, card: ModelCard, path: Path) -> Path:
         tf.saved_model.save(module, str(partial), signatures=signatures)
         (partial / CARD_FILE).parent.mkdir(exist_ok=True)
         (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
-        others = [name for name in ("explain", "select_list") if name in signatures]
-        write_warmup(card.inputs.features, partial, others)
+        write_warmup(card.inputs.features, partial, signatures)
     return path
