@@ -10,9 +10,9 @@ from piano_tf.layers.dense import Dense
 def entire_space_logit(click: tf.Tensor, conversion_given_click: tf.Tensor) -> tf.Tensor:
     """Logit of P(click and conversion) = P(click) P(conversion | click) (ESMM, arXiv 1804.07931).
 
-    log p = log sigmoid(a) + log sigmoid(b); logit = log p - log(1 - p), where
-    1 - p = (e^-a + e^-b + e^-(a+b)) p, so that logit = -log(e^-a + e^-b + e^-(a+b)): no
-    probability is formed, and nothing overflows.
+    With p = sigmoid(a) sigmoid(b), (1 - p) / p = (1 + e^-a) (1 + e^-b) - 1 = e^-a (1 + (1 + e^a) e^-b),
+    so that logit = a - log(1 + e^(log(1 + e^a) - b)): no probability is formed, and nothing
+    overflows.
 
     Args:
       click: [...] logit a.
@@ -24,8 +24,7 @@ def entire_space_logit(click: tf.Tensor, conversion_given_click: tf.Tensor) -> t
     >>> entire_space_logit(tf.constant(0.0), tf.constant(0.0)).numpy() == -np.log(np.float32(3))
     True
     """
-    a, b = -click, -conversion_given_click
-    return -tf.reduce_logsumexp(tf.stack([a, b, a + b]), axis=0)
+    return click - tf.nn.softplus(tf.nn.softplus(click) - conversion_given_click)
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
