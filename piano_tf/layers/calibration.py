@@ -36,11 +36,13 @@ class Calibration(tf.keras.layers.Layer):
     def call(self, logits: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Calibrates some of `piano_tf.features.OUTPUTS`; a conversion comes with its click."""
         found: dict[str, tf.Tensor] = {}
-        for number, name in enumerate(OUTPUTS):  # clicks stand before conversions
+        curves = zip(
+            OUTPUTS, *map(tf.unstack, (self.slope, self.bend, self.intercept)), strict=True
+        )
+        for name, slope, bend, intercept in curves:  # clicks stand before conversions
             if name in logits:
                 x = logits[name]
-                bend = self.bend[number] * tf.nn.softplus(x)
-                found[name] = self.slope[number] * x + bend + self.intercept[number]
+                found[name] = slope * x + bend * tf.nn.softplus(x) + intercept
                 if name in _AT_MOST:
                     found[name] = tf.minimum(found[name], found[_AT_MOST[name]])
         return found
