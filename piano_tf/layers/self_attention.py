@@ -45,20 +45,22 @@ class SelfAttention(tf.keras.layers.Layer):
         """Lets the entries of each list see one another.
 
         Args:
-          vectors: [B, S, D].
+          vectors: [B, S, D], or [B S, D], one list after another.
           mask: [B, S] boolean, True = real; nothing attends to the rest.
           training: Whether dropout is on.
 
         Returns:
-          [B, S, D]; what stands at padding means nothing.
+          As `vectors`; what stands at padding means nothing.
         """
-        shape, width = tf.shape(vectors), self.units // self.heads
-        parts = tf.reshape(self.projection(vectors), [shape[0], shape[1], 3, self.heads, width])
+        lists, size = tf.unstack(tf.shape(mask))
+        width = self.units // self.heads
+        parts = tf.reshape(self.projection(vectors), [lists, size, 3, self.heads, width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))  # [B, heads, S, d]
         logits = tf.matmul(query * width**-0.5, key, transpose_b=True)
         attention = masked_softmax(logits, mask[:, tf.newaxis, tf.newaxis])
         found = tf.matmul(self.dropout(attention, training=training), value)
-        return self.output_projection(tf.reshape(tf.transpose(found, [0, 2, 1, 3]), shape))
+        found = tf.reshape(tf.transpose(found, [0, 2, 1, 3]), tf.shape(vectors))
+        return self.output_projection(found)
 
     def get_config(self) -> dict:
         return {

@@ -50,15 +50,18 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         Returns:
           [B, S, D]; what stands at padding means nothing.
         """
-        x = self.attention_norm(vectors) if self.pre_norm else vectors
+        # Rows of one matrix throughout, of which only attention makes lists again.
+        rows = tf.reshape(vectors, [-1, self.units])
+        x = self.attention_norm(rows) if self.pre_norm else rows
         x = self.attention(x, mask, training=training)
-        x = vectors + self.dropout(x, training=training)
+        x = rows + self.dropout(x, training=training)
         if not self.pre_norm:
             x = self.attention_norm(x)
         y = self.network_norm(x) if self.pre_norm else x
         y = self.output_projection(self.hidden(y))
         y = x + self.dropout(y, training=training)
-        return y if self.pre_norm else self.network_norm(y)
+        y = y if self.pre_norm else self.network_norm(y)
+        return tf.reshape(y, tf.shape(vectors))
 
     def get_config(self) -> dict:
         return {
