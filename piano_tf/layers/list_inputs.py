@@ -90,8 +90,7 @@ class ListInputEncoder(tf.keras.layers.Layer):
         mask, past_mask = mask_of(batch, Axis.ITEM), mask_of(batch, Axis.HISTORY)
         pretrained = None if self.pretrained is None else self.pretrained(batch)
         match = None if self.match is None else self.match(batch, pretrained)
-        query = None if pretrained is None else pretrained.query
-        past_queries = None if pretrained is None else pretrained.past_query
+        query, past_queries = self._queries(batch, pretrained)
         items, past_items = self.item_encoder(batch, mask, pretrained, match)
         ids = batch["item_id"]
         rank = tf.broadcast_to(tf.range(tf.shape(ids)[1]), tf.shape(ids))
@@ -101,15 +100,28 @@ class ListInputEncoder(tf.keras.layers.Layer):
             items=items,
             mask=mask,
             rank=rank,
-            query=self.query_encoder(batch["query"], query),
+            query=query,
             user=self.user_encoder(batch, past_items, past_mask),
             past_items=past_items,
-            past_queries=self.query_encoder(batch["history_query"], past_queries),
+            past_queries=past_queries,
             past_mask=past_mask,
             past_action=batch["history_action"],
             past_age=batch["history_age"],
             pretrained=pretrained,
         )
+
+    def _queries(
+        self, batch: Mapping[str, tf.Tensor], pretrained: Pretrained | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """e(q) [B, D] of the present query and e(q_t) [B, H, D] of past ones, encoded at once."""
+
+        def together(now: tf.Tensor, past: tf.Tensor) -> tf.Tensor:
+            return tf.concat([now[:, tf.newaxis], past], axis=1)
+
+        tokens = together(batch["query"], batch["history_query"])
+        vectors = pretrained and together(pretrained.query, pretrained.past_query)
+        encoded = self.query_encoder(tokens, vectors)
+        return encoded[:, 0], encoded[:, 1:]
 
     def get_config(self) -> dict:
         return {

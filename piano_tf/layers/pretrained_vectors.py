@@ -30,6 +30,15 @@ class Pretrained(NamedTuple):
     query: tf.Tensor
     past_query: tf.Tensor
 
+    def spaces(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Candidates [2, B, N, P] and past items [2, B, H, P], of taste and then of intent."""
+        now = tf.stack([self.taste, self.intent])
+        return now, tf.stack([self.past_taste, self.past_intent])
+
+    def cosines_to_query(self, vectors: tf.Tensor) -> tf.Tensor:
+        """[B, any] of vectors [B, any, P] of candidates' intent, past queries or past intents."""
+        return tf.reduce_sum(vectors * self.query[:, tf.newaxis], axis=-1)
+
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
 class PretrainedVectors(tf.keras.layers.Layer):
@@ -68,24 +77,28 @@ class PretrainedVectors(tf.keras.layers.Layer):
     def call(self, batch: Mapping[str, tf.Tensor]) -> Pretrained:
         """Looks up an encoded batch; what stands at padding is 0."""
         fold = batch["user_id"] % self.folds
-        items, past = batch["item_id"], batch["history_item_id"]
+        taste, intent, words = (
+            tf.reshape(self.tables[name], [-1, self.units]) for name in (TASTE, INTENT, WORDS)
+        )
+        items = self._rows(TASTE, fold, batch["item_id"])
+        past = self._rows(TASTE, fold, batch["history_item_id"])
+        # The present query and past ones at once, [B, 1 + H, T].
+        tokens = tf.concat([batch["query"][:, tf.newaxis], batch["history_query"]], axis=1)
+        queries = tf.reduce_sum(tf.gather(words, self._rows(WORDS, fold, tokens)), axis=-2)
+        queries = tf.math.l2_normalize(queries, axis=-1)
         return Pretrained(
-            taste=self._lookup(TASTE, fold, items),
-            past_taste=self._lookup(TASTE, fold, past),
-            intent=self._lookup(INTENT, fold, items),
-            past_intent=self._lookup(INTENT, fold, past),
-            query=self._of_queries(fold, batch["query"]),
-            past_query=self._of_queries(fold, batch["history_query"]),
+            taste=tf.gather(taste, items),
+            past_taste=tf.gather(taste, past),
+            intent=tf.gather(intent, items),
+            past_intent=tf.gather(intent, past),
+            query=queries[:, 0],
+            past_query=queries[:, 1:],
         )
 
-    def _lookup(self, table: str, fold: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        rows = self.tables[table].shape[1]
+    def _rows(self, table: str, fold: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Of ids [B, ...] in a table whose folds lie one after another; row 0, padding, is 0."""
         fold = tf.reshape(fold, [-1, *[1] * (ids.shape.rank - 1)])
-        flat = tf.reshape(self.tables[table], [-1, self.units])
-        return tf.gather(flat, fold * rows + ids)  # row 0, padding, is 0
-
-    def _of_queries(self, fold: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
-        return tf.math.l2_normalize(tf.reduce_sum(self._lookup(WORDS, fold, tokens), axis=-2), -1)
+        return fold * self.tables[table].shape[1] + ids
 
     def get_config(self) -> dict:
         return {
