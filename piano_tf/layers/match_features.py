@@ -65,51 +65,56 @@ class MatchFeatures(tf.keras.layers.Layer):
         Returns:
           [B, N, M] float32; what stands at padding means nothing.
         """
-        real = mask_of(batch, Axis.HISTORY)
-        recency = 1 / (1 + tf.math.log1p(tf.maximum(batch["history_age"], 0.0)))
-        item, query = same_item(batch), same_query(batch)
-        found = [
-            _log_count(item),
-            _largest(recency[:, tf.newaxis], item),
-        ]
+        real = tf.cast(mask_of(batch, Axis.HISTORY), tf.float32)
+        query = tf.cast(same_query(batch), tf.float32)
+        recency = real / (1 + tf.math.log1p(tf.maximum(batch["history_age"], 0.0)))
+        equal = self._equal(batch)
+        item = equal[0]
+        repeats, *shared = tf.unstack(_log_count(equal))
+        found = [repeats, _largest(item * recency[:, tf.newaxis])]
+        of_list = [_log_count(real), _largest(recency)]
         if self.queries:
-            under = item & query[:, tf.newaxis]
-            found.append(_largest(tf.ones_like(recency)[:, tf.newaxis], under))
-        for name in self._shared:
-            past = batch[f"history_item_{name}"][:, tf.newaxis]
-            equal = batch[f"item_{name}"][..., tf.newaxis] == past
-            found.append(_log_count(equal & real[:, tf.newaxis]))
-        of_list = [_log_count(real), _largest(recency, real)]
-        if self.queries:
-            of_list += [_log_count(query), _largest(recency, query)]
+            found.append(_largest(item * query[:, tf.newaxis]))
+            of_list += [_log_count(query), _largest(recency * query)]
+        parts = [tf.stack(found + shared, axis=-1)]
         if pretrained is not None:
-            near = tf.linalg.matvec(pretrained.past_query, pretrained.query)
+            near = real * pretrained.cosines_to_query(pretrained.past_query)
             if self.queries:
-                of_list += [_mean(near, real), _largest(near, real)]
-            weight = tf.where(real, tf.exp(_SHARPNESS * near), 0.0)
-            weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, axis=1, keepdims=True))
-            other = real[:, tf.newaxis] & ~item
-            for now, past in (
-                (pretrained.taste, pretrained.past_taste),
-                (pretrained.intent, pretrained.past_intent),
-            ):
-                cosine = tf.matmul(now, past, transpose_b=True) * tf.cast(other, tf.float32)
-                # Zeros stand for a history that is shorter than the top.
-                top = tf.math.top_k(tf.pad(cosine, [[0, 0], [0, 0], [0, _TOP]]), _TOP).values
-                found += [
-                    top[..., 0],
-                    tf.reduce_mean(top, axis=-1),
-                    _mean(cosine, other),
-                ]
-                if self.queries:
-                    found += [
-                        tf.linalg.matvec(cosine, weight),
-                        _largest(cosine, other & query[:, tf.newaxis]),
-                    ]
-            found.append(tf.linalg.matvec(pretrained.intent, pretrained.query))
-        shape = tf.shape(batch["item_id"])
-        found += [tf.broadcast_to(values[:, tf.newaxis], shape) for values in of_list]
-        return tf.stack(found, axis=-1)
+                of_list += [_mean(near, real), _largest(near)]
+            parts += self._of_spaces(pretrained, real, real[:, tf.newaxis] - item, near, query)
+            parts.append(pretrained.cosines_to_query(pretrained.intent)[..., tf.newaxis])
+        of_each = tf.stack(of_list, axis=-1)[:, tf.newaxis]
+        parts.append(tf.repeat(of_each, tf.shape(item)[1], axis=1))
+        return tf.concat(parts, axis=-1)
+
+    def _of_spaces(
+        self,
+        pretrained: Pretrained,
+        real: tf.Tensor,
+        other: tf.Tensor,
+        near: tf.Tensor,
+        query: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """[B, N, any] of taste and of intent, over the past items where `other` [B, N, H] is 1."""
+        now, past = pretrained.spaces()
+        cosine = tf.matmul(now, past, transpose_b=True) * other
+        # Zeros stand for a history that is shorter than the top.
+        top = tf.math.top_k(tf.pad(cosine, [[0, 0]] * 3 + [[0, _TOP]]), _TOP).values
+        found = [top[..., 0], tf.reduce_mean(top, axis=-1), _mean(cosine, other)]
+        if self.queries:
+            weight = real * tf.exp(_SHARPNESS * near)
+            weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, axis=-1, keepdims=True))
+            found.append(tf.reduce_sum(cosine * weight[:, tf.newaxis], axis=-1))
+            found.append(_largest(cosine * query[:, tf.newaxis]))
+        return tf.unstack(tf.stack(found, axis=-1))
+
+    def _equal(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """[1 + F, B, N, H] float32, 1 at past items of a candidate's id, or of its feature."""
+        names = ["item_id", *(f"item_{name}" for name in self._shared)]
+        now = tf.stack([batch[name] for name in names])
+        past = tf.stack([batch[f"history_{name}"] for name in names])
+        past = tf.where(mask_of(batch, Axis.HISTORY), past, -1)  # no id: padding is never equal
+        return tf.cast(now[..., tf.newaxis] == past[:, :, tf.newaxis], tf.float32)
 
     def get_config(self) -> dict:
         return {
@@ -120,17 +125,14 @@ class MatchFeatures(tf.keras.layers.Layer):
 
 
 def _log_count(where: tf.Tensor) -> tf.Tensor:
-    return tf.math.log1p(tf.reduce_sum(tf.cast(where, tf.float32), axis=-1))
+    return tf.math.log1p(tf.reduce_sum(where, axis=-1))
 
 
-def _largest(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+def _largest(values: tf.Tensor) -> tf.Tensor:
     """Over the last axis, at least 0."""
-    chosen = values * tf.cast(where, tf.float32)
-    return tf.maximum(tf.reduce_max(chosen, axis=-1), 0.0)  # of an empty axis the largest is -inf
+    return tf.maximum(tf.reduce_max(values, axis=-1), 0.0)  # of an empty axis the largest is -inf
 
 
 def _mean(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
-    where = tf.cast(where, tf.float32)
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(values * where, axis=-1), tf.reduce_sum(where, axis=-1)
-    )
+    """Over the last axis, of values that are 0 where `where` is."""
+    return tf.math.divide_no_nan(tf.reduce_sum(values, axis=-1), tf.reduce_sum(where, axis=-1))
