@@ -80,38 +80,36 @@ class InterestMatch(tf.keras.layers.Layer):
           [B, N, D]; what stands at padding means nothing.
         """
         dtype = self.compute_dtype
-        taste, past_taste, intent, past_intent, query, past_query = (
-            tf.cast(vectors, dtype) for vectors in pretrained
-        )
-        keys = past_query if self.keys == "query" else past_intent
-        near = tf.linalg.matvec(keys, query)[..., tf.newaxis]
+        now, past = (tf.cast(vectors, dtype) for vectors in pretrained.spaces())
+        keys = pretrained.past_query if self.keys == "query" else pretrained.past_intent
+        near = tf.cast(pretrained.cosines_to_query(keys), dtype)[..., tf.newaxis]
         known = [near]
         if same_query is not None:
             known.append(tf.cast(same_query, dtype)[..., tf.newaxis])
         if circumstances is not None:
             known.append(circumstances)
         attention = self._attention(near, tf.concat(known, axis=-1), past_mask)
-        interest = [
-            (now, tf.matmul(attention, past, transpose_a=True))
-            for now, past in ((taste, past_taste), (intent, past_intent))
-        ]
-        found = [tf.matmul(now, refined, transpose_b=True) for now, refined in interest]
-        if same_item is not None:
-            repeats = tf.matmul(tf.cast(same_item, dtype), attention)
-            for number, (now, _) in enumerate(interest):
-                found[number] -= repeats * tf.reduce_sum(tf.square(now), axis=-1, keepdims=True)
-            found.append(repeats)
+        interest = tf.matmul(attention, past)
+        found = tf.matmul(now, interest, transpose_b=True)
+        if same_item is None:
+            found = tf.unstack(found)
+        else:
+            repeats = tf.matmul(tf.cast(same_item, dtype), attention, transpose_b=True)
+            found -= repeats * tf.reduce_sum(tf.square(now), axis=-1, keepdims=True)
+            found = [*tf.unstack(found), repeats]
         return self.projection(tf.concat(found, axis=-1) * _SCALE)
 
     def _attention(self, near: tf.Tensor, known: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """alpha [B, H, heads], which sums to 1 less the null slot's share."""
+        """alpha [B, heads, H], which sums to 1 less the null slot's share."""
         logits = self.logits(self.hidden(known)) + near * tf.cast(self.sharpness, near.dtype)
-        mask = mask[..., tf.newaxis]
+        logits = tf.transpose(logits, [0, 2, 1])
+        mask = mask[:, tf.newaxis]
         if not self.null_slot:
-            return masked_softmax(logits, mask, axis=1)
-        null = tf.broadcast_to(tf.cast(self.null, near.dtype), tf.shape(logits[:, :1]))
-        mask = tf.pad(mask, [[0, 0], [1, 0], [0, 0]], constant_values=True)
-        return masked_softmax(tf.concat([null, logits], axis=1), mask, axis=1)[:, 1:]
+            return masked_softmax(logits, mask)
+        null = tf.cast(self.null, near.dtype)[:, tf.newaxis]
+        null = tf.broadcast_to(null, tf.shape(logits[..., :1]))
+        mask = tf.pad(mask, [[0, 0], [0, 0], [1, 0]], constant_values=True)
+        return masked_softmax(tf.concat([null, logits], axis=-1), mask)[..., 1:]
 
     def get_config(self) -> dict:
         return {
