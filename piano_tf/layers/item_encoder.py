@@ -65,12 +65,11 @@ class ItemEncoder(tf.keras.layers.Layer):
         dtype = self.compute_dtype
         candidates = vectors_of(batch, self._candidate, self.tables, dtype)
         history = vectors_of(batch, self._history, self.tables, dtype)
-        for name in self._floats:
-            largest = tf.reduce_max(
-                tf.where(mask, batch[name], batch[name].dtype.min), axis=1, keepdims=True
-            )
-            relative = tf.where(mask, batch[name] - largest, 0.0)
-            candidates.append(tf.cast(relative[..., tf.newaxis], dtype))
+        if self._floats:
+            floats = tf.stack([batch[name] for name in self._floats], axis=-1)
+            real = mask[..., tf.newaxis]
+            largest = tf.reduce_max(tf.where(real, floats, floats.dtype.min), axis=1, keepdims=True)
+            candidates.append(tf.cast(tf.where(real, floats - largest, 0.0), dtype))
         if pretrained is not None:
             candidates += [tf.cast(pretrained.taste, dtype), tf.cast(pretrained.intent, dtype)]
             history += [
