@@ -11,6 +11,7 @@ from piano_tf.layers.history_attention import HistoryAttention
 from piano_tf.layers.ian import InformationAggregationNode
 from piano_tf.layers.interest_match import InterestMatch
 from piano_tf.layers.item_encoder import ItemEncoder
+from piano_tf.layers.layer_normalization import LayerNormalization
 from piano_tf.layers.list_encoder import ListEncoder
 from piano_tf.layers.list_inputs import ListInputEncoder, ListInputs
 from piano_tf.layers.match_features import MatchFeatures
@@ -35,6 +36,7 @@ __all__ = [
     "InformationAggregationNode",
     "InterestMatch",
     "ItemEncoder",
+    "LayerNormalization",
     "ListEncoder",
     "ListInputEncoder",
     "ListInputs",

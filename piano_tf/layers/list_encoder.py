@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
+from piano_tf.layers.layer_normalization import LayerNormalization
 from piano_tf.layers.self_attention_block import SelfAttentionBlock
 
 
@@ -46,7 +47,7 @@ class ListEncoder(tf.keras.layers.Layer):
             SelfAttentionBlock(units, heads, dropout, name=f"block_{number}")
             for number in range(blocks)
         ]
-        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.norm = LayerNormalization(epsilon=1e-6, name="norm")
 
     def call(
         self,

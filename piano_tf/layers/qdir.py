@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
 from piano_tf.layers.history_attention import HistoryAttention
+from piano_tf.layers.layer_normalization import LayerNormalization
 
 _ACTIONS = 3  # padding, click, conversion
 _AGE_BUCKETS = 16
@@ -59,7 +60,7 @@ class QueryDrivenInterestRefiner(tf.keras.layers.Layer):
         self.attention = HistoryAttention(units, heads, null_slot, name="attention")
         if gate:
             self.gate_projection = Dense(units, "sigmoid", name="gate")
-        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.norm = LayerNormalization(epsilon=1e-6, name="norm")
 
     def call(
         self,

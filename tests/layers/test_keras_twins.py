@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from check_layer import check_layer
-from layer_samples import HEADS, ITEMS, B, D, N, normal_of
+from layer_samples import HEADS, ITEMS, B, D, N, normal_of, normed, randomised
 
 from piano_tf import layers
 
@@ -28,6 +28,34 @@ def test_dense_is_that_of_keras(shape: tuple[int, ...]) -> None:
 
 def test_dense_obeys_what_all_layers_do() -> None:
     check_layer(layers.Dense, {"units": 6}, {"inputs": normal(B, N, D)}, weights=2)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("shape", [(B, D), (B, N, D)])
+def test_layer_normalization_is_that_of_keras(shape: tuple[int, ...], size: float) -> None:
+    vectors = size * (normal(*shape) + 1)
+    ours, theirs = (
+        kind(epsilon=1e-6, name="twin")
+        for kind in (layers.LayerNormalization, tf.keras.layers.LayerNormalization)
+    )
+    ours(vectors), theirs(vectors)
+    assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
+    theirs.set_weights(randomised(ours).get_weights())
+    np.testing.assert_allclose(ours(vectors), theirs(vectors), rtol=1e-4, atol=1e-4)
+
+
+def test_layer_normalization_of_half_precision_is_of_float32_statistics(policy) -> None:
+    policy("mixed_float16")
+    layer = layers.LayerNormalization(epsilon=1e-6)
+    vectors = tf.constant([[300.0, -300.0, 100.0, -100.0]], tf.float16)  # squares overflow
+    layer(vectors)
+    expected = normed(vectors.numpy().astype(np.float32), layer)
+    assert layer(vectors).dtype == tf.float16
+    np.testing.assert_allclose(layer(vectors), expected, rtol=1e-3)
+
+
+def test_layer_normalization_obeys_what_all_layers_do() -> None:
+    check_layer(layers.LayerNormalization, {}, {"inputs": normal(B, N, D)}, weights=2)
 
 
 def test_self_attention_is_that_of_keras() -> None:
