@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
@@ -60,10 +62,17 @@ class EntireSpaceHead(tf.keras.layers.Layer):
           Logits [...] of click, and of click and conversion.
         """
         for_conversion = vectors if for_conversion is None else for_conversion
-        click = tf.squeeze(self.click(self.click_hidden(vectors)), axis=-1)
-        hidden = self.conversion_hidden(for_conversion)
-        given = tf.squeeze(self.conversion_given_click(hidden), axis=-1)
+        click = _in_turn((self.click_hidden, self.click), vectors)
+        given = _in_turn((self.conversion_hidden, self.conversion_given_click), for_conversion)
         return click, entire_space_logit(click, given)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "units": self.units}
+
+
+def _in_turn(stack: Sequence[Dense], vectors: tf.Tensor) -> tf.Tensor:
+    """[..., W] through layers, the last of width 1, as rows of one matrix: [...]."""
+    rows = tf.reshape(vectors, [-1, vectors.shape[-1]])
+    for dense in stack:
+        rows = dense(rows)
+    return tf.reshape(rows, tf.shape(vectors)[:-1])

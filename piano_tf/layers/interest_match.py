@@ -101,8 +101,9 @@ class InterestMatch(tf.keras.layers.Layer):
 
     def _attention(self, near: tf.Tensor, known: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """alpha [B, heads, H], which sums to 1 less the null slot's share."""
-        logits = self.logits(self.hidden(known)) + near * tf.cast(self.sharpness, near.dtype)
-        logits = tf.transpose(logits, [0, 2, 1])
+        alike = near * tf.cast(self.sharpness, near.dtype)
+        learned = self.logits(self.hidden(tf.reshape(known, [-1, known.shape[-1]])))
+        logits = tf.transpose(alike + tf.reshape(learned, tf.shape(alike)), [0, 2, 1])
         mask = mask[:, tf.newaxis]
         if not self.null_slot:
             return masked_softmax(logits, mask)
