@@ -77,13 +77,14 @@ class HistoryAttention(tf.keras.layers.Layer):
         Returns:
           c [B, S, D], and alpha [B, heads, S, 1 + H], the null slot first (0 where there is none).
         """
-        keys, values = self.key_projection(keys), self.value_projection(values)
+        asking = self._split(self.query_projection, questions)
+        asked = self._split(self.key_projection, keys)
+        told = self._split(self.value_projection, values)
         if self.null_slot:
-            keys, values = _after(self.null_key, keys), _after(self.null_value, values)
+            asked, told = self._after(self.null_key, asked), self._after(self.null_value, told)
             mask = tf.pad(mask, [[0, 0], [1, 0]], constant_values=True)
         asking, asked = (
-            tf.math.l2_normalize(self._split(vectors), axis=-1, epsilon=1e-6)
-            for vectors in (self.query_projection(questions), keys)
+            tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-6) for vectors in (asking, asked)
         )
         sharpness = tf.cast(self.sharpness, asking.dtype)[:, tf.newaxis, tf.newaxis]
         logits = tf.matmul(asking * sharpness, asked, transpose_b=True)
@@ -93,17 +94,23 @@ class HistoryAttention(tf.keras.layers.Layer):
             match = self.match(tf.cast(same, logits.dtype)[..., tf.newaxis])
             logits += tf.transpose(match, [0, 3, 1, 2])
         attention = masked_softmax(logits, mask[:, tf.newaxis, tf.newaxis])
-        found = tf.transpose(tf.matmul(attention, self._split(values)), [0, 2, 1, 3])
-        found = self.output_projection(tf.reshape(found, tf.shape(questions)))
+        found = tf.transpose(tf.matmul(attention, told), [0, 2, 1, 3])
+        found = self.output_projection(tf.reshape(found, [-1, self.units]))
         if not self.null_slot:
             attention = tf.pad(attention, [[0, 0], [0, 0], [0, 0], [1, 0]])
-        return found, attention
+        return tf.reshape(found, tf.shape(questions)), attention
 
-    def _split(self, vectors: tf.Tensor) -> tf.Tensor:
-        """[B, S, D] to [B, heads, S, D / heads]."""
-        shape = tf.shape(vectors)
-        parts = tf.reshape(vectors, [shape[0], shape[1], self.heads, self.units // self.heads])
+    def _split(self, projection: Dense, vectors: tf.Tensor) -> tf.Tensor:
+        """[B, S, any] to [B, heads, S, D / heads], projected."""
+        lists, size, _ = tf.unstack(tf.shape(vectors))
+        width = self.units // self.heads
+        parts = tf.reshape(projection(vectors), [lists, size, self.heads, width])
         return tf.transpose(parts, [0, 2, 1, 3])
+
+    def _after(self, null: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+        """[D] and [B, heads, H, D / heads] to [B, heads, 1 + H, D / heads]."""
+        first = tf.reshape(tf.cast(null, entries.dtype), [1, self.heads, 1, -1])
+        return tf.concat([tf.repeat(first, tf.shape(entries)[0], axis=0), entries], axis=2)
 
     def get_config(self) -> dict:
         return {
@@ -112,10 +119,3 @@ class HistoryAttention(tf.keras.layers.Layer):
             "heads": self.heads,
             "null_slot": self.null_slot,
         }
-
-
-def _after(null: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
-    """[D] and [B, H, D] to [B, 1 + H, D]."""
-    first = tf.cast(null, entries.dtype)
-    first = tf.tile(first[tf.newaxis, tf.newaxis], [tf.shape(entries)[0], 1, 1])
-    return tf.concat([first, entries], axis=1)
