@@ -44,7 +44,8 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int = -1) -> tf.Ten
     """
     # Sums and products, for `where` is slow where shapes differ. Half of the lowest: with a logit
     # below 0 the lowest would be no number any more.
-    least = tf.where(mask, tf.zeros([], logits.dtype), logits.dtype.min / 2)
+    real = tf.cast(mask, logits.dtype)
+    least = (1 - real) * (logits.dtype.min / 2)
     # TensorFlow's optimiser does not see what shape a sum broadcasts to, and complains of it.
-    real = tf.ensure_shape(logits + least, logits.shape)
-    return tf.nn.softmax(real, axis=axis) * tf.cast(mask, logits.dtype)
+    chosen = tf.ensure_shape(logits + least, logits.shape)
+    return tf.nn.softmax(chosen, axis=axis) * real

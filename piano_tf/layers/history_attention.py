@@ -110,7 +110,7 @@ class HistoryAttention(tf.keras.layers.Layer):
     def _after(self, null: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
         """[D] and [B, heads, H, D / heads] to [B, heads, 1 + H, D / heads]."""
         first = tf.reshape(tf.cast(null, entries.dtype), [1, self.heads, 1, -1])
-        return tf.concat([tf.repeat(first, tf.shape(entries)[0], axis=0), entries], axis=2)
+        return tf.concat([tf.tile(first, [tf.shape(entries)[0], 1, 1, 1]), entries], axis=2)
 
     def get_config(self) -> dict:
         return {

@@ -84,7 +84,7 @@ class MatchFeatures(tf.keras.layers.Layer):
             parts += self._of_spaces(pretrained, real, real[:, tf.newaxis] - item, near, query)
             parts.append(pretrained.cosines_to_query(pretrained.intent)[..., tf.newaxis])
         of_each = tf.stack(of_list, axis=-1)[:, tf.newaxis]
-        parts.append(tf.repeat(of_each, tf.shape(item)[1], axis=1))
+        parts.append(tf.tile(of_each, [1, tf.shape(item)[1], 1]))
         return tf.concat(parts, axis=-1)
 
     def _of_spaces(

@@ -43,7 +43,7 @@ class PRM(Reranker):
     ) -> tuple[Logits, Logits | None]:
         lists = self.encoder(batch)
         listener = tf.concat([lists.user, lists.query], axis=-1)
-        listener = tf.repeat(listener[:, tf.newaxis], tf.shape(lists.items)[1], axis=1)
+        listener = tf.tile(listener[:, tf.newaxis], [1, tf.shape(lists.items)[1], 1])
         vectors = self.projection(tf.concat([lists.items, listener], axis=-1))
         vectors += self.position(tf.minimum(lists.rank, self.config.max_rank - 1))
         for block in self.blocks:
