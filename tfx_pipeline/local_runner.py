@@ -25,7 +25,7 @@ from tfx_pipeline.progress import quiet
 def run(config: PipelineConfig) -> None:
     """Runs every stage, showing progress, writes the model card and prints and writes the summary.
 
-    That a gate refuses the model is no error: `summary.json` (`run_folder.py`) says so.
+    That a gate refuses the model is no error: `outcome.json` (`run_folder.py`) says so.
 
     Raises:
       PianoError: A stage failed, and the message says which and why; or another run is at work in
@@ -57,7 +57,7 @@ def run(config: PipelineConfig) -> None:
             raise PianoError(f"model card: {_reason(error, config)}") from error
     console = Console(highlight=False, soft_wrap=True)
     summary.print(console)
-    for line in (f"model card: {card}", f"summary: {outcome}", summary.conclusion):
+    for line in (f"model card: {card}", f"outcome: {outcome}", summary.conclusion):
         console.print(line, markup=False)
 
 

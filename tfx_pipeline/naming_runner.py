@@ -11,7 +11,7 @@ from tfx.proto.orchestration import pipeline_pb2
 
 
 class NamingRunner(LocalDagRunner):
-    """Calls a run by when it began, to the microsecond, without the colons of TFX's own name."""
+    """Calls a run by when it began, in UTC to the microsecond, without the colons of TFX's name."""
 
     def run_with_ir(
         self,
@@ -19,6 +19,6 @@ class NamingRunner(LocalDagRunner):
         run_options: pipeline_pb2.RunOptions | None = None,
     ) -> None:
         """Runs a compiled pipeline; where it has its name, TFX gives it no other."""
-        began = dt.datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
+        began = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H-%M-%S.%f")
         substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: began})
         super().run_with_ir(pipeline, run_options)

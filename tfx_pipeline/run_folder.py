@@ -11,17 +11,17 @@ from piano_tf.files import replacing
 from tfx_pipeline.configs import Home
 
 CARD_FILE = "model_card.html"
-OUTCOME_FILE = "summary.json"
+OUTCOME_FILE = "outcome.json"
 
 BLESSED_SENTENCE = "Model gate: blessed."
 WITHDRAWN_SENTENCE = "Model gate: blessed, and withdrawn since."
 
 
-Verdict = Literal["pushed", "pushed before", "refused", "withdrawn"]
+RunVerdict = Literal["pushed", "pushed before", "refused", "withdrawn"]
 
 
 class Outcome(Frozen):
-    """What came of a run, for a schedule: `summary.json` beside the card.
+    """What came of a run, for a schedule: `outcome.json` beside the card.
 
     Attributes:
       run: Its name.
@@ -38,7 +38,7 @@ class Outcome(Frozen):
 
     run: str
     day: dt.date | None = None
-    verdict: Verdict
+    verdict: RunVerdict
     version: str | None = None
     reasons: tuple[str, ...] = ()
     newest: str | None = None

@@ -123,7 +123,7 @@ class RunSummary:
         )
 
     @property
-    def verdict(self) -> run_folder.Verdict:
+    def verdict(self) -> run_folder.RunVerdict:
         """What became of the model."""
         if self.pushed is not None:
             return "pushed"

@@ -163,10 +163,11 @@ def _tell(home: Home, store: metadata_store.MetadataStore, models: set[int], ver
     for folder in (folder_of(home, run) for run in sorted(runs)):
         try:
             mark_withdrawn(folder, version)
-        except OSError as error:
+        except (OSError, PianoError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise PianoError(
-                f"{folder}: cannot be rewritten ({error.strerror}); the version is withdrawn, and "
-                "the same command goes on"
+                f"{folder}: cannot be rewritten ({why}); the version is withdrawn, and the same "
+                "command goes on once that is mended"
             ) from error
 
 

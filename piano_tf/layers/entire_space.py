@@ -13,8 +13,8 @@ def entire_space_logit(click: tf.Tensor, conversion_given_click: tf.Tensor) -> t
     """Logit of P(click and conversion) = P(click) P(conversion | click) (ESMM, arXiv 1804.07931).
 
     With p = sigmoid(a) sigmoid(b), (1 - p) / p = (1 + e^-a) (1 + e^-b) - 1, which is
-    e^-a (1 + (1 + e^a) e^-b), so that logit = a - log(1 + e^(log(1 + e^a) - b)): no probability
-    is formed, and nothing overflows.
+    e^-a (1 + (1 + e^a) e^-b), so that logit = a - log(1 + e^(log(1 + e^a) - b)), to within a
+    rounding of a: no probability is formed, and nothing overflows.
 
     Args:
       click: [...] logit a.

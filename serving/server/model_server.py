@@ -59,7 +59,7 @@ class ServerOptions:
         still is then broken off.
 
     Raises:
-      ServingError: A time is negative or none.
+      ServingError: A time is negative, infinite or no number.
     """
 
     poll_s: float = 1.0
@@ -109,10 +109,10 @@ class ModelServer:
         for one in (port, options.rest_port or 0):
             if not 0 <= one <= 65535:
                 raise ServingError(f"port {one} does not exist: a port is a number from 0 to 65535")
-        if not re.fullmatch(r"[^/:\s]+", model_name):
+        if not re.fullmatch(r"[A-Za-z0-9._~-]+", model_name):
             raise ServingError(
-                f"the model name is {model_name!r}, expected one character or more, none of them a "
-                "slash, a colon or a space, which a REST path could not hold"
+                f"the model name is {model_name!r}, expected letters, digits and ._~- alone, which "
+                "a REST path can hold"
             )
         if options.threads is not None:
             options.threads.start()

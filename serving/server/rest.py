@@ -121,7 +121,7 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self._metrics = metrics
         self._handler_beyond = beyond
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.address_family = _family(*address)
         self._free = threading.Semaphore(connections)
         self._free_beyond = threading.Semaphore(_MOST_BEYOND)
         # A burst waits to be taken; of the library's own 5, the system would drop the rest.
@@ -155,9 +155,13 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def _answer_beyond(self, request: socket.socket, client_address: Any) -> None:
-        """Answers one request on a connection beyond the limit."""
+        """Answers one request on a connection beyond the limit, which has so long in all."""
+        over = threading.Timer(_BEYOND_S, _break_off, (request,))
+        over.start()
+        was_asked = False
         try:
-            self._handler_beyond(request, client_address, self)
+            handler = self._handler_beyond(request, client_address, self)
+            was_asked = getattr(handler, "command", None) is not None
             request.shutdown(socket.SHUT_WR)
             # Closing what was not read would take the answer back.
             while request.recv(_CHUNK):
@@ -165,6 +169,9 @@ class _Server(ThreadingHTTPServer):
         except OSError:
             _log.debug("a connection too many broke off", exc_info=True)
         finally:
+            over.cancel()
+            if not was_asked:  # else it is counted by what was asked
+                self._metrics.beyond("connections")
             self._free_beyond.release()
             self.shutdown_request(request)
 
@@ -172,8 +179,7 @@ class _Server(ThreadingHTTPServer):
         """Ends the connections that are open, and waits so long for their threads."""
         with self._idle:
             for one in self._open:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                _break_off(one)
             self._idle.wait_for(lambda: not self._open, seconds)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -408,8 +414,6 @@ class _HandlerBeyond(_Handler):
     So whoever watches the server sees it just when there is too much to do.
     """
 
-    timeout = _BEYOND_S
-
     def parse_request(self) -> bool:
         parsed = super().parse_request()
         self.close_connection = True
@@ -431,6 +435,18 @@ class _HandlerBeyond(_Handler):
         self._answer(refuse)
 
     do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse
+
+
+def _family(host: str, port: int) -> socket.AddressFamily:
+    """IPv4, unless the host has no address of that kind."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    families = {family for family, *_ in found}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def _break_off(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _spec(found: re.Match[str]) -> ModelSpec:

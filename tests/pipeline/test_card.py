@@ -175,7 +175,7 @@ def test_a_schedule_can_tell_what_came_of_a_run(
     summary = dataclasses.replace(blessed, **changes)
     page = write_card(config, summary)
     file = summary.outcome(config, page).write()
-    assert file == config.runs / "2024-01-05T06-07-08.5" / "summary.json"
+    assert file == config.runs / "2024-01-05T06-07-08.5" / "outcome.json"
     assert json.loads(file.read_text()) == {
         "run": "2024-01-05T06:07:08.5",
         "day": None,

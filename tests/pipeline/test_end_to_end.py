@@ -60,7 +60,7 @@ def card(printed: str) -> Path:
 
 def outcome(printed: str) -> Outcome:
     """What a run wrote for a schedule."""
-    return Outcome.load(card(printed).with_name("summary.json"))
+    return Outcome.load(card(printed).with_name("outcome.json"))
 
 
 def newest(home: Path, pattern: str) -> Path:

@@ -98,3 +98,8 @@ def test_a_list_is_one_case_of_its_own_outputs(lists, metrics):
     clicked = sum(one[tfma.FEATURES_KEY][CLICK].any() for one in lists)
     expected = 0.9 * len(lists) / clicked
     assert metrics[f"{LIST_CLICK} calibration"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_metric_has_the_split_gathered():
+    """TFMA would hold all of it in memory, for documents that are lists already."""
+    assert not any(spec.query_key for spec in evaluator.eval_config(Thresholds()).metrics_specs)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from blocking_client import KINDS
 
 from serving.client import FirstStageList, Retries, SearchList
@@ -157,4 +158,7 @@ def test_every_caller_gets_an_order_and_the_client_recovers(model_dir: Path) -> 
             lateness.stop()
         stack.pop_all()
     assert load.wrong == []
-    assert load.slowest <= TIMEOUT_S + HANDS * lateness.worst
+    margin = HANDS * lateness.worst
+    if margin >= TIMEOUT_S:
+        pytest.skip(f"the machine made a thread wait for {lateness.worst:.1f} s: nothing to tell")
+    assert load.slowest <= TIMEOUT_S + margin

@@ -413,6 +413,37 @@ class TestConnections:
                 assert counted == ([float(refused)] if refused else [])
                 assert ask(narrow, method, path, b"{}")[0] == 429
 
+    def test_who_sends_byte_by_byte_does_not_keep_the_metrics_from_others(
+        self, narrow: ModelServer
+    ) -> None:
+        assert narrow.rest_address is not None
+        host, _, port = narrow.rest_address.rpartition(":")
+        with contextlib.ExitStack() as stack:
+            kept = self.connect(narrow)
+            stack.callback(kept.close)
+            kept.request("GET", "/v1/models/piano")
+            assert kept.getresponse().read()
+            slow = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+            stack.enter_context(slow)
+            ended = threading.Event()
+
+            def drip() -> None:
+                while not ended.wait(0.05):
+                    with contextlib.suppress(OSError):
+                        slow.send(b"G")
+
+            thread = threading.Thread(target=drip)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(ended.set)
+            # However often it sends, it is hung up on.
+            with contextlib.suppress(ConnectionResetError):
+                while slow.recv(1000):
+                    pass
+            kept.request("GET", "/monitoring/prometheus/metrics")
+            text = kept.getresponse().read().decode()
+        assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
+
     def test_as_many_may_wait_for_a_connection_as_there_may_be(self) -> None:
         """Nothing takes a connection yet: the system keeps them, and drops one too many."""
         limits = Limits(concurrency=32)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
+from tfx_pipeline.gates.findings import spelt
 from tfx_pipeline.gates.shift import Statistics, column_of, common, shares_of
 
 Told = tuple[str, str]
@@ -95,12 +96,12 @@ def _foreign(
 
 def _least(rule: schema_pb2.Feature, column: str, statistics: Statistics, _: object) -> Told:
     domain = rule.int_domain if rule.HasField("int_domain") else rule.float_domain
-    return f"at least {domain.min:g}", f"{column_of(statistics, column).num_stats.min:.6g}"
+    return f"at least {spelt(domain.min)}", spelt(column_of(statistics, column).num_stats.min)
 
 
 def _most(rule: schema_pb2.Feature, column: str, statistics: Statistics, _: object) -> Told:
     domain = rule.int_domain if rule.HasField("int_domain") else rule.float_domain
-    return f"at most {domain.max:g}", f"{column_of(statistics, column).num_stats.max:.6g}"
+    return f"at most {spelt(domain.max)}", spelt(column_of(statistics, column).num_stats.max)
 
 
 def _shortest(rule: schema_pb2.Feature, column: str, statistics: Statistics, _: object) -> Told:

@@ -19,7 +19,7 @@ from piano_tf.data.logs import read_spec
 from piano_tf.errors import PianoError
 from piano_tf.features import SPLITS
 from piano_tf.files import replacing
-from tfx_pipeline.configs import RUN_LOG, DataLimits
+from tfx_pipeline.configs import DataLimits
 from tfx_pipeline.gates import identity
 from tfx_pipeline.gates.anomalies import told_of_comparison, told_of_schema
 from tfx_pipeline.gates.findings import Finding, table
@@ -123,8 +123,7 @@ def judge(findings: list[Finding], page: str) -> None:
     if len(findings) == 1:
         raise DataError(f"a rule is broken, {first}")
     raise DataError(
-        f"{len(findings)} rules are broken, first {first}; the table of all of them is above, and "
-        f"in {RUN_LOG} beside the page"
+        f"{len(findings)} rules are broken, first {first}; the table of all of them is above"
     )
 
 

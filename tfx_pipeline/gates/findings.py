@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 _HEADS = ("column", "where", "rule", "value")
 
 
@@ -26,6 +28,15 @@ class Finding:
 
     def __str__(self) -> str:
         return f"column {self.column!r} in {self.where}: got {self.value}, expected {self.rule}"
+
+
+def spelt(value: float) -> str:
+    """A number of a log: a whole one to the last digit, another as float32 tells it from its like.
+
+    >>> spelt(1104537600.0), spelt(-0.0), spelt(35.68121)
+    ('1104537600', '0', '35.68121')
+    """
+    return f"{value + 0.0:.0f}" if float(value).is_integer() else str(np.float32(value))
 
 
 def table(findings: Sequence[Finding]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from piano_tf.evaluation.ranking import MAP_AT, NDCG_AT, average_precision, ndcg
 from piano_tf.evaluation.significance import Interval, jackknife_interval
 from piano_tf.evaluation.summary import quarters, slices_of
 from piano_tf.features import LABELS
+from tfx_pipeline.gates.findings import spelt
 
 ALL_LISTS = "all lists"
 _DECLARED = ("user_", "context_")  # columns that a dataset may have of a listener or a request
@@ -121,16 +122,18 @@ def _by_column(lists: Lists, log_dir: Path, split: str) -> Iterator[Part]:
         batches = read_columns(log_dir, split, [column.name])
         parts = [batch[column.name].to_numpy(zero_copy_only=False) for batch in batches]
         values = np.concatenate(parts)
-        is_number = column.type == "float"
-        sliced = _by_number(values) if is_number else _by_value(values, lists.user_id)
+        if column.type == "float":
+            sliced = _by_number(column.name, values)
+        else:
+            sliced = _by_value(values, lists.user_id)
         found = [Part(f"{column.name} {name}", members) for name, members in sliced]
         if len(found) > 1:  # one alone is all lists
             yield from found
 
 
-def _by_number(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    for one in quarters("", values.astype(float)):
-        ends = [_spelt(value) for value in (one.low, one.high)]
+def _by_number(feature: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    for one in quarters(feature, values.astype(float)):
+        ends = [spelt(value) for value in (one.low, one.high)]
         yield " to ".join(dict.fromkeys(ends)), one.members
 
 
@@ -151,11 +154,6 @@ def _by_value(values: np.ndarray, users: np.ndarray) -> Iterator[tuple[str, np.n
     others = ~np.isin(number, chosen)
     if len(chosen) and others.any():
         yield "(others)", others
-
-
-def _spelt(value: float) -> str:
-    """A number, whole ones to the last digit."""
-    return f"{value:.0f}" if value.is_integer() else f"{value:g}"
 
 
 def order_measures(lists: Lists, score: np.ndarray) -> dict[str, Measure]:
