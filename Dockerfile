@@ -3,8 +3,10 @@
 #     docker build --tag IMAGE .
 FROM python:3.10.13-slim
 
-# LightGBM's.
-RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+# LightGBM's library, and the compiler of what has no wheel (pyfarmhash, crcmod).
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /piano
 # The requirements first: they change less often than the code.
