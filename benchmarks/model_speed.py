@@ -9,7 +9,9 @@ Multiply-adds are those of the matrix products in a step (for training: forward,
 whatever else), counted while one runs eagerly. Two tables:
 
   answers    PIANO on one list of so many candidates and 50 entries of history: from encoded inputs
-             to logits (the model step), and from strings to an order (the served graph, in process)
+             to logits (the model step), the same with its weights as constants and compiled by XLA
+             for these sizes, and from strings to an order (the served graph), each in a session,
+             as a server runs it
   training   each model on 128 lists of 20 candidates and 50 entries of history: forward, backward
              and Adam, without metrics
 
@@ -35,7 +37,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from measuring import markdown
-from tensorflow.python.framework import op_callbacks  # no public name sees every operation's shapes
+
+# No public name sees every operation's shapes, nor makes weights constants.
+from tensorflow.python.framework import op_callbacks
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from piano_tf import models
 from piano_tf.config import ModelConfig, ScoreConfig
@@ -167,29 +172,100 @@ class World:
         return values != "" if values.ndim > 1 else np.full(values.shape, True)
 
 
-def answers(world: World, config: ModelConfig) -> dict[str, dict[str, Step]]:
-    """Candidates -> the model step and the served graph."""
+def answers(world: World, config: ModelConfig, folder: Path) -> dict[str, dict[str, Step]]:
+    """Candidates -> the model step, as it is and compiled, and the served graph.
+
+    Args:
+      world: To make lists of.
+      config: Of the model.
+      folder: For the SavedModel.
+    """
     model = models.build(world.encoder.inputs, config)
     model(world.encoder(world.raw(1, 1)))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if not np.any(weight):  # zeros that are constants would be calculated away
+            weight.assign(rng.uniform(0, 0.1, weight.shape))
+    raws = {candidates: world.raw(1, candidates) for candidates in CANDIDATES}
+    for raw in raws.values():
+        for label in LABELS:
+            del raw[label]
+    batches = {candidates: world.encoder(raw) for candidates, raw in raws.items()}
+
+    def logits(**batch: tf.Tensor) -> Batch:
+        return model(batch, training=False)
+
     module = ServingModule(model, world.encoder, world.encoder.features, ScoreConfig())
-    step = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-    served = module.signatures()["serving_default"]
+    signatures = {
+        "order": module.signatures()["serving_default"],
+        "logits": tf.function(logits).get_concrete_function(**_any_size(batches[CANDIDATES[0]])),
+    }
+    for candidates, batch in batches.items():
+        signatures[f"compiled_{candidates}"] = compiled(logits, batch)
+    tf.saved_model.save(module, str(folder), signatures)
+    served = Served(folder)
     found = {}
     for candidates in CANDIDATES:
-        raw = world.raw(1, candidates)
-        raw = {name: values for name, values in raw.items() if name not in LABELS}
-        batch = world.encoder(raw)
-        count = multiply_adds(lambda batch=batch: model(batch))
+        raw, batch = raws[candidates], batches[candidates]
+        count = multiply_adds(functools.partial(logits, **batch))
         found[f"{candidates}"] = {
-            "model step": Step(functools.partial(_wait_for, step, batch), count),
-            "strings to order": Step(functools.partial(_wait_for, served, **raw), count),
+            "model step": Step(served.call("logits", batch), count),
+            "compiled": Step(served.call(f"compiled_{candidates}", batch), count),
+            "strings to order": Step(served.call("order", raw), count),
         }
     return found
 
 
-def _wait_for(function: Callable[..., Mapping[str, tf.Tensor]], *args: Batch, **raw) -> None:
-    for values in function(*args, **raw).values():
-        values.numpy()
+def _any_size(batch: Batch) -> dict[str, tf.TensorSpec]:
+    """What a batch of any lists, candidates and history has; words of a query are so many."""
+    return {
+        name: tf.TensorSpec(
+            [
+                size if "query" in name and axis == values.shape.rank - 1 else None
+                for axis, size in enumerate(values.shape)
+            ],
+            values.dtype,
+            name,
+        )
+        for name, values in batch.items()
+    }
+
+
+def compiled(logits: Callable[..., Batch], batch: Batch) -> tf.types.experimental.ConcreteFunction:
+    """The model step with its weights as constants, compiled for the sizes of a batch."""
+    frozen = convert_variables_to_constants_v2(tf.function(logits).get_concrete_function(**batch))
+    names = [tensor.name.partition(":")[0] for tensor in frozen.inputs]
+
+    def answer(**batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = tf.nest.flatten(frozen(*(batch[name] for name in names)))
+        return {f"output_{place}": output for place, output in enumerate(outputs)}
+
+    specs = {name: tf.TensorSpec(one.shape, one.dtype, name) for name, one in batch.items()}
+    return tf.function(answer, jit_compile=True).get_concrete_function(**specs)
+
+
+class Served:
+    """A SavedModel as a server runs it: in a session, where what is fed and fetched is known.
+
+    Args:
+      folder: Of the SavedModel.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
+        self._signatures = loaded.signature_def
+
+    def call(self, signature: str, inputs: Batch) -> Callable[[], Sequence[np.ndarray]]:
+        """Runs a signature on these inputs, for all of its outputs."""
+        message = self._signatures[signature]
+        given = [name for name in inputs if name in message.inputs]
+        run = self._session.make_callable(
+            [output.name for output in message.outputs.values()],
+            [message.inputs[name].name for name in given],
+        )
+        return functools.partial(run, *(inputs[name].numpy() for name in given))
 
 
 def trainings(world: World, configs: Mapping[str, ModelConfig]) -> dict[str, dict[str, Step]]:
@@ -281,7 +357,8 @@ def main() -> None:
         world = World(Path(scratch) / "log")
     sizes = {"width": chosen.width, "blocks": chosen.blocks}
     if chosen.only != "training":
-        found = answers(world, ModelConfig(**sizes))
+        with tempfile.TemporaryDirectory() as folder:
+            found = answers(world, ModelConfig(**sizes), Path(folder))
         tables.append(table("candidates", found, chosen.rounds, product()))
         print(tables[-1], flush=True)
     if chosen.only != "answers":
