@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.cloud import aiplatform
@@ -18,6 +19,7 @@ from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx_pipeline.configs import environment
 
 IMAGE = "registry.example/piano:1"
+BEAM = "--direct_num_workers=3"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,11 @@ def compiled(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kubeflow")
     done = subprocess.run(
         [sys.executable, "-m", "tfx_pipeline.kubeflow_runner", IMAGE, str(folder / "piano.json")],
-        env={**os.environ, **environment(logs=logs, home=folder / "home")},
+        env={
+            **os.environ,
+            **environment(logs=logs, home=folder / "home"),
+            "PIANO_BEAM_ARGS": BEAM,
+        },
         capture_output=True,
         text=True,
     )
@@ -42,6 +48,11 @@ def spec(compiled: Path) -> pipeline_spec_pb2.PipelineSpec:
     return json_format.ParseDict(
         json_format.MessageToDict(job.pipeline_spec), pipeline_spec_pb2.PipelineSpec()
     )
+
+
+def executors(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, Any]:
+    """What each task runs."""
+    return json_format.MessageToDict(spec.deployment_spec)["executors"]
 
 
 def upstream(spec: pipeline_spec_pb2.PipelineSpec, task: str) -> set[str]:
@@ -68,14 +79,29 @@ def test_every_stage_is_there_and_gates_stand_before_what_they_guard(spec) -> No
 
 
 def test_every_container_is_of_the_image_and_runs_what_there_is(spec) -> None:
-    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
-    containers = [one["container"] for one in executors.values() if "container" in one]
+    containers = [one["container"] for one in executors(spec).values() if "container" in one]
     assert len(containers) == 11
     for container in containers:
         assert container["image"] == IMAGE
         arguments = container["args"]
         module, name = arguments[arguments.index("--executor_class_path") + 1].rsplit(".", 1)
         assert issubclass(getattr(importlib.import_module(module), name), BaseExecutor)
+        assert BEAM in arguments
+
+
+def test_the_last_blessed_model_is_that_of_the_newest_blessing_whoever_gave_it(spec) -> None:
+    """TFX's compiler asks for the type of the blessing, and drops which stage it is from."""
+    blessing, model = (
+        executors(spec)[f"latest_blessed_model-{name}-resolver_executor"]["resolver"]
+        for name in ("model-blessing", "model")
+    )
+    assert blessing["outputArtifactQueries"]["model_blessing"]["filter"] == (
+        'schema_title="tfx.ModelBlessing" AND state=LIVE AND metadata.blessed.number_value=1'
+    )
+    assert model["outputArtifactQueries"]["model"]["filter"] == (
+        'schema_title="tfx.Model" AND state=LIVE AND '
+        "name=\"{{$.inputs.artifacts['input'].metadata['current_model_id']}}\""
+    )
 
 
 def test_vertex_takes_it(compiled: Path) -> None:
