@@ -80,12 +80,19 @@ def spoilt(logs: Path, folder: Path, split: str, change: Callable[[Rows], None])
     return folder
 
 
-def shuffle_items(rows: Rows) -> None:
-    """The ids of all candidates, rotated by a prime against everything else in their rows."""
-    ids = [item for row in rows for item in row["item_id"]]
+def spoilt_throughout(logs: Path, folder: Path, change: Callable[[Rows], None]) -> Path:
+    """A copy of a log in which every split was changed, so that they differ no more than before."""
+    for split in SPLITS:
+        logs = spoilt(logs, folder / split, split, change)
+    return logs
+
+
+def shuffle_items(rows: Rows, column: str = "item_id") -> None:
+    """The ids of a column, rotated by a prime against everything else in their rows."""
+    ids = [item for row in rows for item in row[column]]
     ids = iter(ids[997 % len(ids) :] + ids[: 997 % len(ids)])
     for row in rows:
-        row["item_id"] = [next(ids) for _ in row["item_id"]]
+        row[column] = [next(ids) for _ in row[column]]
 
 
 def flip_labels(rows: Rows) -> None:

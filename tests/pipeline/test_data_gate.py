@@ -128,6 +128,16 @@ def test_listeners_shuffled_against_their_rows_are_named(logs: Path, tmp_path: P
     assert {column for column, _ in named(found)} <= {"user_country", "user_language"}
 
 
+def test_ids_shuffled_in_histories_are_named(logs: Path, tmp_path: Path) -> None:
+    found = findings(
+        spoilt(logs, tmp_path / "log", "test", lambda rows: shuffle_items(rows, "history_item_id"))
+    )
+    assert named(found) == {
+        (f"history_item_{name}", "test") for name in ("artist", "genre", "mood")
+    }
+    assert all("'history_item_id'" in finding.rule for finding in found)
+
+
 def test_items_that_bear_other_ids_than_before_are_named(logs: Path, tmp_path: Path) -> None:
     """Renamed throughout, ids agree with their features; but other ids are popular now."""
 
@@ -394,7 +404,11 @@ def test_identity_of_a_mixed_feature(tmp_path: Path) -> None:
 def test_what_describes_what() -> None:
     assert ("item_id", "item_artist") in set(identity.described(SIMULATED))
     assert ("user_id", "user_country") in set(identity.described(SIMULATED))
-    assert {feature for _, feature in identity.described(lastfm.SPEC)} == {"item_tag"}
+    assert ("history_item_id", "history_item_artist") in set(identity.described(SIMULATED))
+    assert set(identity.described(lastfm.SPEC)) == {
+        ("item_id", "item_tag"),
+        ("history_item_id", "history_item_tag"),
+    }
 
 
 def test_measures_are_those_of_the_log(logs: Path) -> None:

@@ -29,16 +29,17 @@ _IDS = {"item": "item_id", "user": "user_id"}
 
 
 def described(features: FeatureSpec) -> Iterator[tuple[str, str]]:
-    """Pairs of an id's column and one that describes it: string features of items and of users."""
+    """Pairs of an id's column and one that describes it: string features of items and of users.
+
+    A history has columns of items of its own.
+    """
     for column in features.columns(labels=False):
         kind = column.table.partition("_")[0]
-        if (
-            column.type == "string"
-            and column.axis is not Axis.HISTORY
-            and kind in _IDS
-            and column.name != _IDS[kind]
-        ):
-            yield _IDS[kind], column.name
+        if column.type == "string" and kind in _IDS:
+            prefix = "history_" if column.axis is Axis.HISTORY else ""
+            id_column = prefix + _IDS[kind]
+            if column.name != id_column:
+                yield id_column, column.name
 
 
 def identity(log_dir: Path, split: str, id_column: str, feature: str) -> float | None:
