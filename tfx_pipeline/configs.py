@@ -41,11 +41,13 @@ class Shift(Frozen):
 
     Attributes:
       click_rate: By what factor the share of candidates that are clicked may change.
+      conversion_odds: By what factor the odds that a click converts may change, beyond noise.
       history_length: By what factor the mean number of history entries may change.
       items: Total variation, 0 to 1, between the shares that items have of what is shown.
     """
 
     click_rate: float = pydantic.Field(default=2.0, ge=1.0)
+    conversion_odds: float = pydantic.Field(default=1.5, ge=1.0)
     history_length: float = pydantic.Field(default=2.5, ge=1.0)
     items: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
 

@@ -102,6 +102,13 @@ def flip_labels(rows: Rows) -> None:
         row["conversion"] = [0] * len(row["click"])
 
 
+def flip_conversions(rows: Rows) -> None:
+    """Of what was clicked, bought is not bought, and the reverse: the contract has no objection."""
+    for row in rows:
+        labels = zip(row["click"], row["conversion"], strict=True)
+        row["conversion"] = [click - conversion for click, conversion in labels]
+
+
 def renamed(lists: pa.Table) -> pa.Table:
     """A column has another name."""
     names = ["item_genres" if name == "item_genre" else name for name in lists.column_names]

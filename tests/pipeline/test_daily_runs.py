@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from log_statistics import flip_labels, spoilt
+from log_statistics import flip_conversions, spoilt_throughout
 from pipeline_run import (
     LENIENT,
     QUICK,
@@ -121,14 +121,16 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     monday = daily.served
     assert "training on 1 day" in done.stdout
 
-    # A poisoned day stops before training, and is no part of any later day's window.
-    bad = spoilt(every_day[second], home / "bad", "train", flip_labels)
+    # A poisoned day stops before training, and is no part of any later day's window. What is wrong
+    # with it shows beside the day before alone.
+    bad = spoilt_throughout(every_day[second], home / "bad", flip_conversions)
     daily.put(bad, second)
     done = daily.run()
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith("error: DataGate: ")
-    assert "'click'" in sentence
+    drift = "column 'conversion' in the last accepted run and this: got "
+    assert sentence.startswith(f"error: DataGate: a rule is broken, {drift}")
+    assert re.search(r"^ +conversion +the last accepted run and this +odds ", done.stdout, re.M)
     assert daily.served == monday
 
     # The day once more, mended.

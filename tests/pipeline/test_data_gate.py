@@ -22,6 +22,7 @@ from log_statistics import (
     Rows,
     cut_off,
     findings,
+    flip_conversions,
     flip_labels,
     renamed,
     retyped,
@@ -29,6 +30,7 @@ from log_statistics import (
     shuffle_items,
     split_table,
     spoilt,
+    spoilt_throughout,
     statistics,
 )
 from tensorflow_data_validation.statistics.stats_impl import generate_statistics_in_memory
@@ -46,7 +48,13 @@ from tfx_pipeline.gates import identity
 from tfx_pipeline.gates.anomalies import told_of_comparison
 from tfx_pipeline.gates.data import DRIFT, SKEW, DataError, against_schema, judge
 from tfx_pipeline.gates.findings import Finding
-from tfx_pipeline.gates.shift import click_rate, history_length, item_distance
+from tfx_pipeline.gates.shift import (
+    click_rate,
+    conversion_shift,
+    conversions_per_click,
+    history_length,
+    item_distance,
+)
 from tfx_pipeline.schema import contract_schema, curated_schema, read_schema, schema_file
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -155,7 +163,39 @@ def test_flipped_labels_are_named(logs: Path, tmp_path: Path, split: str) -> Non
     assert ("click", split) in found
     assert (("click", SKEW) in found) == (split != "test")
     assert (("click", DRIFT) in found) == (split == "train")
-    assert {column for column, _ in found} == {"click"}
+    conversions = {where for column, where in found if column == "conversion"}
+    assert conversions == {where for column, where in found if column == "click"} - {split}
+    assert {column for column, _ in found} <= {"click", "conversion"}
+
+
+def test_conversions_flipped_in_all_splits_are_named_by_drift(logs: Path, tmp_path: Path) -> None:
+    """The clicks of a day, and its splits among each other, are as they were."""
+    flipped = spoilt_throughout(logs, tmp_path, flip_conversions)
+    check_log(flipped)
+    found = findings(flipped, before=logs)
+    assert named(found) == {("conversion", DRIFT)}
+    assert told(found, "conversion") == (
+        "odds after a click within a factor of 1.5, beyond noise",
+        f"{conversions_per_click(statistics(logs, 'train')):.4g} and "
+        f"{conversions_per_click(statistics(flipped, 'train')):.4g} per click",
+    )
+
+
+@pytest.mark.parametrize(("split", "expected"), [("validation", {SKEW}), ("train", {SKEW, DRIFT})])
+def test_conversions_flipped_in_one_split_are_named_by_skew(
+    logs: Path, tmp_path: Path, split: str, expected: set[str]
+) -> None:
+    flipped = spoilt(logs, tmp_path / "log", split, flip_conversions)
+    assert named(findings(flipped, before=logs)) == {("conversion", where) for where in expected}
+
+
+def test_conversions_that_are_lost_are_named(logs: Path, tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["conversion"] = [0 for _ in row["conversion"]]
+
+    found = findings(spoilt_throughout(logs, tmp_path, change), before=logs)
+    assert named(found) == {("conversion", DRIFT)}
 
 
 def test_histories_that_are_lost_are_named(logs: Path, tmp_path: Path) -> None:
@@ -195,16 +235,11 @@ def test_popularities_that_shift_are_named(
 
 
 def test_queries_that_drift_are_named(logs: Path, tmp_path: Path) -> None:
-    """In every split, so that they do not differ from each other."""
-
     def change(rows: Rows) -> None:
         for row in rows[::2]:
             row["query"] = "faze"
 
-    folder = logs
-    for split in SPLITS:
-        folder = spoilt(folder, tmp_path / split, split, change)
-    found = findings(folder, before=logs)
+    found = findings(spoilt_throughout(logs, tmp_path, change), before=logs)
     assert named(found) == {("query", DRIFT)}
     assert "faze" in found[0].value
 
@@ -216,10 +251,7 @@ def test_histories_of_another_length_than_before_are_named(logs: Path, tmp_path:
                 if column.startswith("history_"):
                     row[column] = row[column][:1]
 
-    folder = logs
-    for split in SPLITS:
-        folder = spoilt(folder, tmp_path / split, split, change)
-    found = findings(folder, before=logs)
+    found = findings(spoilt_throughout(logs, tmp_path, change), before=logs)
     assert named(found) == {("history_item_id", DRIFT)}
     assert told(found, "history_item_id")[0] == "mean length within a factor of 2.5"
 
@@ -293,10 +325,13 @@ def test_columns_that_come_or_go_are_named(sample: Sample, tmp_path: Path, gone:
 
 def test_the_limits_decide(logs: Path, tmp_path: Path) -> None:
     folder = spoilt(logs, tmp_path / "log", "validation", flip_labels)
-    anything = DataLimits(highest_click_rate=1.0, skew=Shift(click_rate=1000.0))
+    anything = DataLimits(
+        highest_click_rate=1.0, skew=Shift(click_rate=1000.0, conversion_odds=1000.0)
+    )
     assert findings(folder, limits=anything) == []
     nothing = DataLimits(
-        drift=Shift(click_rate=1.0, history_length=1.0, items=0.0), least_identity=1.0
+        drift=Shift(click_rate=1.0, conversion_odds=1.0, history_length=1.0, items=0.0),
+        least_identity=1.0,
     )
     assert findings(logs, before=logs, limits=nothing) == []
 
@@ -416,6 +451,8 @@ def test_measures_are_those_of_the_log(logs: Path) -> None:
     found = statistics(logs, "train")
     clicks = [click for row in rows for click in row["click"]]
     assert click_rate(found) == pytest.approx(np.mean(clicks))
+    conversions = [conversion for row in rows for conversion in row["conversion"]]
+    assert conversions_per_click(found) == pytest.approx(np.sum(conversions) / np.sum(clicks))
     lengths = [len(row["history_item_id"]) for row in rows]
     assert 0 in lengths
     assert history_length(found) == pytest.approx(np.mean(lengths))
@@ -428,6 +465,41 @@ def test_measures_are_those_of_the_log(logs: Path) -> None:
         for item in {*shares[0], *shares[1]}
     )
     assert item_distance(found, statistics(logs, "test")) == pytest.approx(expected)
+
+
+def labelled(clicks: int, conversions: int) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Statistics of the labels of 10,000 candidates."""
+    columns = "".join(
+        f'features {{ path {{ step: "{label}" }} num_stats {{ '
+        f"common_stats {{ tot_num_values: 10000 }} mean: {count / 10000} }} }} "
+        for label, count in (("click", clicks), ("conversion", conversions))
+    )
+    return text_format.Parse(
+        f"datasets {{ {columns} }}", statistics_pb2.DatasetFeatureStatisticsList()
+    )
+
+
+def test_the_odds_of_conversions_count_beyond_noise() -> None:
+    half, third = labelled(6000, 3000), labelled(6000, 2000)
+    shift = conversion_shift(half, third)
+    assert 1.75 < shift < 2.0, "twice the odds, less what chance explains of 6,000 clicks"
+    assert conversion_shift(third, half) == pytest.approx(shift)
+    assert conversion_shift(labelled(60, 30), labelled(60, 20)) == 1.0
+    assert conversion_shift(labelled(600, 60), labelled(600, 0)) > 50.0
+    assert conversion_shift(labelled(600, 12), labelled(60, 0)) == 1.0
+    for none in (labelled(0, 0), labelled(600, 0)):
+        assert conversion_shift(none, none) == 1.0
+        assert conversions_per_click(none) == 0.0
+    assert conversion_shift(labelled(600, 600), labelled(600, 600)) == 1.0
+
+
+@pytest.mark.parametrize("size", [(300, 37), (850, 100), (5000, 600)])
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.65])
+def test_chance_alone_hardly_moves_the_odds(size: tuple[int, int], share: float) -> None:
+    """Clicks of a training and a validation split that convert alike."""
+    rng = np.random.default_rng(0)
+    pairs = [[labelled(n, int(rng.binomial(n, share))) for n in size] for _ in range(500)]
+    assert np.mean([conversion_shift(*pair) > 1.5 for pair in pairs]) <= 0.01
 
 
 def items(total: int, **counts: int) -> statistics_pb2.DatasetFeatureStatisticsList:

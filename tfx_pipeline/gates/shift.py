@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from piano_tf.features import CLICK
+from piano_tf.features import CLICK, CONVERSION
 from tfx_pipeline.configs import Shift
 from tfx_pipeline.gates.findings import Finding
 
 Statistics = statistics_pb2.DatasetFeatureStatisticsList
 _HISTORY = "history_item_id"
 _ITEM = "item_id"
+# In standard errors, which is rare by chance alone [ours].
+_NOISE = 3.0
 
 
 def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> Iterator[Finding]:
@@ -40,6 +42,15 @@ def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> It
                 f"{what} within a factor of {limit:g}",
                 f"{before:.4g} and {after:.4g}",
             )
+    factor = conversion_shift(left, right)
+    if not factor <= limits.conversion_odds:
+        before, after = conversions_per_click(left), conversions_per_click(right)
+        yield Finding(
+            CONVERSION,
+            where,
+            f"odds after a click within a factor of {limits.conversion_odds:g}, beyond noise",
+            f"{before:.4g} and {after:.4g} per click",
+        )
     distance = item_distance(left, right)
     if not distance <= limits.items:
         yield Finding(_ITEM, where, f"total variation at most {limits.items:g}", f"{distance:.3f}")
@@ -48,6 +59,40 @@ def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> It
 def click_rate(statistics: Statistics) -> float:
     """The share of candidates that were clicked."""
     return column_of(statistics, CLICK).num_stats.mean
+
+
+def conversions_per_click(statistics: Statistics) -> float:
+    """The share of clicks that converted, 0 where there are none."""
+    converted, clicks = _total(statistics, CONVERSION), _total(statistics, CLICK)
+    return converted / clicks if clicks else 0.0
+
+
+def conversion_shift(left: Statistics, right: Statistics) -> float:
+    """By what factor the odds that a click converts differ, at least and beyond noise: 1 or more.
+
+    Odds, because flipped labels turn a share of two thirds into no more than its half, but its odds
+    into a quarter. Off the logarithm of their ratio go three standard errors, those of two sides
+    that convert alike, for conversions are few. Half a click more of either kind on each side
+    keeps the ratio finite.
+    """
+    (converted, not_converted), (other_converted, other_not) = map(_outcomes, (left, right))
+    clicks, other_clicks = converted + not_converted, other_converted + other_not
+    share = (converted + other_converted) / (clicks + other_clicks)
+    error = math.sqrt((1 / clicks + 1 / other_clicks) / (share * (1 - share)))
+    change = abs(math.log(converted / not_converted) - math.log(other_converted / other_not))
+    return math.exp(max(0.0, change - _NOISE * error))
+
+
+def _outcomes(statistics: Statistics) -> tuple[float, float]:
+    """How many clicks converted, and how many did not, half a one added to each."""
+    converted = _total(statistics, CONVERSION)
+    return converted + 0.5, _total(statistics, CLICK) - converted + 0.5
+
+
+def _total(statistics: Statistics, label: str) -> int:
+    """How often a label is 1."""
+    found = column_of(statistics, label).num_stats
+    return round(found.mean * found.common_stats.tot_num_values)
 
 
 def history_length(statistics: Statistics) -> float:
