@@ -166,8 +166,8 @@ def _tell(home: Home, store: metadata_store.MetadataStore, models: set[int], ver
         except (OSError, PianoError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise PianoError(
-                f"{folder}: cannot be rewritten ({why}); the version is withdrawn, and the same "
-                "command goes on once that is mended"
+                f"{folder}: cannot be rewritten ({why}); the version is withdrawn, and once that "
+                "is mended the same command goes on"
             ) from error
 
 

@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_removed_is_one_sentence(
             withdraw(runs.home, tuesday)
     told = told.format(pushed=runs.home.pushed, runs=runs.home.runs, version=tuesday)
     assert str(raised.value).startswith(told)
-    assert str(raised.value).endswith("and the same command goes on")
+    assert str(raised.value).endswith("the same command goes on")
     withdraw(runs.home, tuesday)
     assert runs.left() == [monday]
     assert runs.next_starts_from() == "monday's"

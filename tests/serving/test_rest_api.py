@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -440,9 +441,13 @@ class TestConnections:
             with contextlib.suppress(ConnectionResetError):
                 while slow.recv(1000):
                     pass
-            kept.request("GET", "/monitoring/prometheus/metrics")
-            text = kept.getresponse().read().decode()
-        assert 'piano_serving_beyond_limit_total{limit="connections"} 1.0' in text
+            # It is counted a moment after.
+            told, text = 'piano_serving_beyond_limit_total{limit="connections"} 1.0', ""
+            ends = time.monotonic() + PATIENCE_S
+            while told not in text and time.monotonic() < ends:
+                kept.request("GET", "/monitoring/prometheus/metrics")
+                text = kept.getresponse().read().decode()
+        assert told in text
 
     def test_as_many_may_wait_for_a_connection_as_there_may_be(self) -> None:
         """Nothing takes a connection yet: the system keeps them, and drops one too many."""
