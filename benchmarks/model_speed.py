@@ -37,6 +37,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from measuring import markdown
+from served_graph import ServedGraph
 
 # No public name sees every operation's shapes, nor makes weights constants.
 from tensorflow.python.framework import op_callbacks
@@ -203,15 +204,15 @@ def answers(world: World, config: ModelConfig, folder: Path) -> dict[str, dict[s
     for candidates, batch in batches.items():
         signatures[f"compiled_{candidates}"] = compiled(logits, batch)
     tf.saved_model.save(module, str(folder), signatures)
-    served = Served(folder)
+    served = ServedGraph(folder)
     found = {}
     for candidates in CANDIDATES:
         raw, batch = raws[candidates], batches[candidates]
         count = multiply_adds(functools.partial(logits, **batch))
         found[f"{candidates}"] = {
-            "model step": Step(served.call("logits", batch), count),
-            "compiled": Step(served.call(f"compiled_{candidates}", batch), count),
-            "strings to order": Step(served.call("order", raw), count),
+            "model step": Step(_asking(served, "logits", batch), count),
+            "compiled": Step(_asking(served, f"compiled_{candidates}", batch), count),
+            "strings to order": Step(_asking(served, "order", raw), count),
         }
     return found
 
@@ -244,28 +245,11 @@ def compiled(logits: Callable[..., Batch], batch: Batch) -> tf.types.experimenta
     return tf.function(answer, jit_compile=True).get_concrete_function(**specs)
 
 
-class Served:
-    """A SavedModel as a server runs it: in a session, where what is fed and fetched is known.
-
-    Args:
-      folder: Of the SavedModel.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        with self._session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
-        self._signatures = loaded.signature_def
-
-    def call(self, signature: str, inputs: Batch) -> Callable[[], Sequence[np.ndarray]]:
-        """Runs a signature on these inputs, for all of its outputs."""
-        message = self._signatures[signature]
-        given = [name for name in inputs if name in message.inputs]
-        run = self._session.make_callable(
-            [output.name for output in message.outputs.values()],
-            [message.inputs[name].name for name in given],
-        )
-        return functools.partial(run, *(inputs[name].numpy() for name in given))
+def _asking(graph: ServedGraph, signature: str, inputs: Batch) -> Callable[[], object]:
+    """Runs a signature on what it takes of these inputs."""
+    given = [name for name in inputs if name in graph.inputs(signature)]
+    run = graph.call(signature, given)
+    return functools.partial(run, *(inputs[name].numpy() for name in given))
 
 
 def trainings(world: World, configs: Mapping[str, ModelConfig]) -> dict[str, dict[str, Step]]:

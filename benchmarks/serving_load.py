@@ -329,31 +329,24 @@ def ask_steps(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
 def run_steps(version: str, scratch: str) -> None:
     """For each line with a number of seconds, runs steps for so long and prints what each took."""
     import tensorflow as tf
+    from served_graph import ServedGraph
     from tensorflow_serving.apis.predict_pb2 import PredictRequest as RealRequest
 
     tf.get_logger().setLevel("ERROR")
-    graph = tf.Graph()
-    with tf.compat.v1.Session(graph=graph) as session, graph.as_default():
-        loaded = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], version)
-        signature = loaded.signature_def["serving_default"]
-        fetches = [signature.outputs[name].name for name in OUTPUTS]
-        feeds = []
-        for path in sorted(Path(scratch).iterdir()):
-            inputs = RealRequest.FromString(path.read_bytes()).inputs
-            feeds.append(
-                {
-                    signature.inputs[name].name: tf.make_ndarray(inputs[name])
-                    for name in signature.inputs
-                }
-            )
-        step = session.make_callable(fetches, [*feeds[0]])
-        for line in sys.stdin:
-            took: list[float] = []
-            before, end = time.process_time(), time.perf_counter() + float(line)
-            while (began := time.perf_counter()) < end:
-                step(*feeds[len(took) % LISTS].values())
-                took.append(time.perf_counter() - began)
-            print(json.dumps({"took": took, "worked": time.process_time() - before}), flush=True)
+    graph = ServedGraph(Path(version))
+    names = graph.inputs("serving_default")
+    step = graph.call("serving_default", names, OUTPUTS)
+    feeds = []
+    for path in sorted(Path(scratch).iterdir()):
+        inputs = RealRequest.FromString(path.read_bytes()).inputs
+        feeds.append([tf.make_ndarray(inputs[name]) for name in names])
+    for line in sys.stdin:
+        took: list[float] = []
+        before, end = time.process_time(), time.perf_counter() + float(line)
+        while (began := time.perf_counter()) < end:
+            step(*feeds[len(took) % LISTS])
+            took.append(time.perf_counter() - began)
+        print(json.dumps({"took": took, "worked": time.process_time() - before}), flush=True)
 
 
 # --- the table ---

@@ -121,9 +121,6 @@ class Thresholds(Frozen):
     level: float = pydantic.Field(default=0.95, gt=0.0, lt=1.0)
 
 
-RUN_LOG = "run.log"
-
-
 class Home(Frozen):
     """Where the pipeline keeps what it writes.
 
@@ -171,7 +168,7 @@ class Home(Frozen):
     @property
     def run_log(self) -> Path:
         """The full log of the newest run."""
-        return self.home / RUN_LOG
+        return self.home / "run.log"
 
 
 class PipelineConfig(Home):

@@ -103,7 +103,8 @@ def _models(store: metadata_store.MetadataStore, version: str, folder: Path) -> 
     return recorded | {
         model.id
         for model in store.get_artifacts_by_type("Model")
-        if same_files(Path(path_utils.serving_model_path(model.uri)), folder)
+        if model.id not in recorded
+        and same_files(Path(path_utils.serving_model_path(model.uri)), folder)
     }
 
 

@@ -23,7 +23,8 @@ def same_query(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 def same_item(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """[B, N, H] boolean: past items equal to a candidate."""
-    return batch["item_id"][..., tf.newaxis] == _past(batch, "item_id")[:, tf.newaxis]
+    past = _or_none(batch, batch["history_item_id"])
+    return batch["item_id"][..., tf.newaxis] == past[:, tf.newaxis]
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -111,7 +112,7 @@ class MatchFeatures(tf.keras.layers.Layer):
         """[1 + F, B, N, H] float32, 1 at past items of a candidate's id, or of its feature."""
         names = ["item_id", *(f"item_{name}" for name in self._shared)]
         now = tf.stack([batch[name] for name in names])
-        past = tf.stack([_past(batch, name) for name in names])
+        past = _or_none(batch, tf.stack([batch[f"history_{name}"] for name in names]))
         return tf.cast(now[..., tf.newaxis] == past[:, :, tf.newaxis], tf.float32)
 
     def get_config(self) -> dict:
@@ -122,9 +123,9 @@ class MatchFeatures(tf.keras.layers.Layer):
         }
 
 
-def _past(batch: Mapping[str, tf.Tensor], name: str) -> tf.Tensor:
-    """[B, H] a feature of past items; at padding -1, which no candidate has."""
-    return tf.where(mask_of(batch, Axis.HISTORY), batch[f"history_{name}"], -1)
+def _or_none(batch: Mapping[str, tf.Tensor], past: tf.Tensor) -> tf.Tensor:
+    """[..., B, H] ids of past items; at padding -1, which no candidate has."""
+    return tf.where(mask_of(batch, Axis.HISTORY), past, -1)
 
 
 def _log_count(where: tf.Tensor) -> tf.Tensor:
