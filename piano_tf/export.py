@@ -118,7 +118,7 @@ class ServingModule(tf.Module):
 
         @_plain_function
         def explain(**columns: tf.Tensor) -> Tensors:
-            return {**self._predict(columns), **self._explanation(columns)}
+            return self._explained(columns)
 
         @_plain_function
         def select_list(**columns: tf.Tensor) -> Tensors:
@@ -138,8 +138,9 @@ class ServingModule(tf.Module):
         return raw_specs(self._features, labels=False)
 
     def _answer(self, columns: Tensors) -> Tensors:
-        outputs = self._model(self.encode(columns))
-        mask = mask_of(columns, Axis.ITEM)
+        return self._told(self._model(self.encode(columns)), mask_of(columns, Axis.ITEM))
+
+    def _told(self, outputs: Tensors, mask: tf.Tensor) -> dict[str, tf.Tensor]:
         return _predictions(outputs, mask) | _sorted(score(outputs, self._weights), mask)
 
     def _selected(self, columns: Tensors) -> Tensors:
@@ -167,10 +168,12 @@ class ServingModule(tf.Module):
         }
         return _predictions(outputs, mask) | best | {"list_value": values, "chosen": chosen}
 
-    def _explanation(self, columns: Tensors) -> dict[str, tf.Tensor]:
+    def _explained(self, columns: Tensors) -> dict[str, tf.Tensor]:
         batch = self.encode(columns)
-        lost = leave_one_out(self._model, batch, self._features)
-        found = {f"{name}_value": values for name, values in lost.items()}
+        outputs = self._model(batch)
+        found = self._told(outputs, mask_of(columns, Axis.ITEM))
+        lost = leave_one_out(self._model, batch, self._features, outputs)
+        found |= {f"{name}_value": values for name, values in lost.items()}
         if self._attention is not None:
             # Without the null slot, which stands first.
             found["history_attention"] = tf.reduce_mean(self._attention(batch), axis=1)[:, 1:]

@@ -52,7 +52,7 @@ def run(config: PipelineConfig) -> None:
         summary = read_summary(config)
         try:
             card = write_card(config, summary)
-            outcome = summary.outcome(config, card).write()
+            outcome = summary.outcome(config, card).write(card.parent)
         except OSError as error:
             raise PianoError(f"model card: {_reason(error, config)}") from error
     console = Console(highlight=False, soft_wrap=True)

@@ -46,9 +46,9 @@ class Outcome(Frozen):
     card: Path
     withdrawn: bool = False
 
-    def write(self) -> Path:
-        """Writes it beside the card; the file."""
-        file = self.card.with_name(OUTCOME_FILE)
+    def write(self, folder: Path) -> Path:
+        """Writes it into the folder of its run; the file."""
+        file = folder / OUTCOME_FILE
         with replacing(file) as partial:
             partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return file
@@ -85,7 +85,7 @@ def mark_withdrawn(folder: Path, version: str) -> None:
     if outcome.is_file():
         found = Outcome.load(outcome)
         if found.version == version and not found.withdrawn:
-            found.model_copy(update={"withdrawn": True}).write()
+            found.model_copy(update={"withdrawn": True}).write(folder)
     if not card.is_file():
         return
     told = marked = card.read_text(encoding="utf-8")

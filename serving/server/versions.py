@@ -26,6 +26,7 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from serving.server import memory
 from serving.server.errors import ServingError
 from serving.server.servable import Servable
 
@@ -399,6 +400,7 @@ class Versions:
             # A graph refers to itself, so that its memory would stay for as long as Python likes.
             del done, one
             gc.collect()
+            memory.give_back()
 
     def _note(self, *changes: VersionState) -> None:
         with self._changed:

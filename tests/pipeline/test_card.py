@@ -174,7 +174,7 @@ def test_a_schedule_can_tell_what_came_of_a_run(
         (config.pushed / name / "saved_model.pb").touch()
     summary = dataclasses.replace(blessed, **changes)
     page = write_card(config, summary)
-    file = summary.outcome(config, page).write()
+    file = summary.outcome(config, page).write(page.parent)
     assert file == config.runs / "2024-01-05T06-07-08.5" / "outcome.json"
     assert json.loads(file.read_text()) == {
         "run": "2024-01-05T06:07:08.5",
@@ -192,8 +192,11 @@ def test_a_schedule_can_tell_what_came_of_a_run(
 def test_a_summary_is_marked_when_the_version_that_its_run_pushed_is_withdrawn(
     config: PipelineConfig, blessed: RunSummary
 ) -> None:
-    folder = write_card(config, blessed).parent
-    file = blessed.outcome(config, folder / CARD_FILE).write()
+    """Where it lies, which after a move is not where the card in it says."""
+    page = write_card(config, blessed)
+    blessed.outcome(config, page).write(page.parent)
+    folder = page.parent.rename(config.runs / "moved")
+    file = folder / "outcome.json"
     before = json.loads(file.read_text())
     mark_withdrawn(folder, "1600000000")
     assert json.loads(file.read_text()) == before

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from killing import EVERY_STAGE, killed_at_work
 from log_statistics import flip_conversions, spoilt_throughout
 from pipeline_run import (
     LENIENT,
@@ -21,6 +22,7 @@ from pipeline_run import (
     run_pipeline,
     written,
 )
+from trainer_alone import Training, assert_same_models
 
 from piano_tf.data.days import days_in
 from piano_tf.errors import ConfigError
@@ -61,12 +63,14 @@ class Daily:
 
     def __init__(self, home: Path) -> None:
         self._folders = {"logs": home / "days", "home": home / "run"}
+        training = {**QUICK["training"], "batch_size": 16, "checkpoint_steps": 1}
         self._files = {
-            "config": written(home / "config.json", QUICK),
+            "config": written(home / "config.json", {**QUICK, "training": training}),
             "thresholds": home / "thresholds.json",
         }
         self.limit()
-        self.config = PipelineConfig.from_environment(environment(**self._folders, **self._files))
+        self.variables = environment(**self._folders, **self._files)
+        self.config = PipelineConfig.from_environment(self.variables)
 
     def limit(self, **thresholds: Any) -> None:
         """What the next runs are held to, beside what holds for all of them."""
@@ -133,11 +137,22 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     assert re.search(r"^ +conversion +the last accepted run and this +odds ", done.stdout, re.M)
     assert daily.served == monday
 
-    # The day once more, mended.
+    # The day once more, mended, and killed while it trains: it comes to what it would have.
     daily.put(every_day[second], second)
+    assert killed_at_work(daily.variables, EVERY_STAGE - {"Trainer"}) == "Trainer"
+    assert daily.served == monday
     done = daily.run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert same_files(started_from(done.stdout), monday)
+    assert "going on after step " in done.stdout
+    straight = Training(
+        PipelineConfig.from_environment(daily.variables),
+        home / "checkpoints",
+        home / "straight",
+        earlier=started_from(done.stdout),
+    )
+    assert "going on" not in straight.finish()
+    assert_same_models(daily.served, straight.model)
     assert "training on 2 days" in done.stdout
     assert "against the last blessed model" in done.stdout
     tuesday = daily.served

@@ -6,16 +6,11 @@ told: `test_data_gate.py`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +18,7 @@ import die_at
 import pyarrow as pa
 import pytest
 from die_at import COPYING
+from killing import EVERY_STAGE, SHORT, checkpoints, finished, killed_at_work, said
 from log_statistics import (
     Rows,
     cut_off,
@@ -44,18 +40,11 @@ from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version
 from tfx_pipeline.summary import read_summary
 
-# They work for long enough to be met at work.
-LONG = {"ExampleGen", "StatisticsGen", "Transform", "Trainer", "Evaluator"}
-LONG |= {"DataGate", "ModelGate", "ServingGate"}
-# The others, in order, with moments in them (`die_at.py`).
-SHORT = {"SchemaGen": "SchemaGen", "ExampleValidator": "ExampleValidator"}
-SHORT |= {COPYING: "Pusher", "Pusher": "Pusher"}
 # They only look for what a run takes from earlier ones, each time.
 _RESOLVERS = {"last_accepted_data", "latest_blessed_model", "model_to_start_from", "window"}
 _DIES = (sys.executable, die_at.__file__)
 # What the next run is held to, and takes from earlier ones.
 _KEPT = ("ExampleGen/examples", "DataGate/accepted", "Trainer/model")
-_LOOK_S = 0.05  # how often the log of a run is looked at
 
 
 @pytest.fixture(scope="module")
@@ -77,53 +66,6 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
 
 
-@contextlib.contextmanager
-def started(variables: dict[str, str], command: Sequence[str]) -> Iterator[subprocess.Popen]:
-    """A run, in a process group of its own."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def said(run_log: Path) -> str:
-    return run_log.read_text(errors="replace") if run_log.exists() else ""
-
-
-def finished(run_log: Path) -> set[str]:
-    """The stages that are over, as the log of a run says."""
-    return {*re.findall(r"Component (\S+) is finished\.", said(run_log))}
-
-
-def at_work(config: PipelineConfig) -> str | None:
-    """The stage that is doing its work, and not only looking whether there is any.
-
-    Trainer is once it has written a checkpoint.
-    """
-    *_, last = said(config.run_log).rpartition("Component ")
-    stage, _, text = last.partition(" is running.")
-    if "Going to run a new execution" not in text:
-        return None
-    return stage if stage != "Trainer" or checkpoints(config) else None
-
-
-def checkpoints(config: PipelineConfig) -> list[Path]:
-    """In the order in which they were written."""
-    return sorted(config.checkpoints.glob("*/[0-9]*/state.json"))
-
-
 @dataclasses.dataclass(frozen=True)
 class Killed:
     """A run that was killed again and again, until it came to its end.
@@ -139,30 +81,6 @@ class Killed:
     stages: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
     checkpoint: list[int] = dataclasses.field(default_factory=list)
-
-
-def killed_at_work(
-    variables: dict[str, str], spared: set[str], command: Sequence[str] = RUN
-) -> str | None:
-    """Kills a run in the first stage that is not spared; its name, or None if the run ends.
-
-    Args:
-      variables: Of the run.
-      spared: Stages.
-      command: The run; it may kill itself.
-    """
-    config = PipelineConfig.from_environment(variables)
-    config.run_log.unlink(missing_ok=True)
-    with started(variables, command) as process:
-        while process.poll() is None:
-            if at_work(config) not in {None, *spared}:
-                os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_LOOK_S)
-    if process.returncode == 0:
-        return None
-    assert process.returncode == -signal.SIGKILL, said(config.run_log)[-3000:]
-    return at_work(config) or "between two stages"
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +135,13 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_in_every_stage_a_run_finishes_and_pushes_one_model(killed: Killed) -> None:
+def test_killed_in_EVERY_STAGE_a_run_finishes_and_pushes_one_model(killed: Killed) -> None:
     config = killed.config
-    assert {*killed.stages} >= LONG | {*SHORT.values()}, killed.stages
+    assert {*killed.stages} >= EVERY_STAGE, killed.stages
     assert killed.stages[-2:] == ["Pusher", "Pusher"], "in the middle of copying, and after it"
     done = executions(config, mlmd.Execution.COMPLETE)
     assert sorted(done) == sorted({*done}), "a finished stage is not repeated"
-    assert {*done} >= LONG | {*SHORT.values()}
+    assert {*done} >= EVERY_STAGE
     (version,) = config.pushed.iterdir()
     assert recorded(config) == [version]
     assert read_summary(config).pushed == version, "killed before its record, and recorded since"
@@ -393,14 +311,13 @@ def test_a_kill_leaves_what_is_served_and_the_next_run_replaces_it(
     """In training, in the middle of copying a version, and when that is whole but not recorded."""
     config, asked = killed.config, of_seed(variables, 1, tmp_path)
     served = content(config.pushed)
-    every_stage = LONG | {*SHORT.values()}
-    assert killed_at_work(asked, every_stage - {"Trainer"}) == "Trainer"
+    assert killed_at_work(asked, EVERY_STAGE - {"Trainer"}) == "Trainer"
     assert content(config.pushed) == served
-    assert killed_at_work(asked, every_stage, (*_DIES, COPYING)) == "Pusher"
+    assert killed_at_work(asked, EVERY_STAGE, (*_DIES, COPYING)) == "Pusher"
     visible = {name: data for name, data in content(config.pushed).items() if name[0] != "."}
     assert visible == served
-    assert killed_at_work(asked, every_stage, (*_DIES, "Pusher")) == "Pusher"
-    assert killed_at_work(asked, every_stage) is None
+    assert killed_at_work(asked, EVERY_STAGE, (*_DIES, "Pusher")) == "Pusher"
+    assert killed_at_work(asked, EVERY_STAGE) is None
     now = content(config.pushed)
     assert now.items() > served.items()
     assert len([*config.pushed.glob(".*")]) == 0

@@ -31,6 +31,7 @@ class Training:
       folder: Of its checkpoints; several workers share it.
       output: Its own, for its model.
       config: Instead of the run's.
+      earlier: The model to start from.
       cluster: TF_CONFIG.
     """
 
@@ -41,18 +42,25 @@ class Training:
         output: Path,
         *,
         config: Config | None = None,
+        earlier: Path | None = None,
         cluster: dict | None = None,
     ) -> None:
         made = read_lineage(run).outputs
         examples = Path(made["Transform", "Examples"].uri)
+        # Of several days TFX numbers the folders, in order.
+        several = examples.parent.name.isdigit()
+        days = sorted(examples.parent.iterdir()) if several else [examples]
         chosen = run.model_copy(update={"home": folder, "config": config or run.config})
         self.model = output / "model"
         arguments = {
-            "train_files": [str(examples / f"Split-{one}" / "*") for one in trainer.splits(run)],
-            "eval_files": [str(examples / "Split-validation" / "*")],
+            "train_files": [
+                str(day / f"Split-{one}" / "*") for one in trainer.splits(run) for day in days
+            ],
+            "eval_files": [str(day / "Split-validation" / "*") for day in days],
             "transform_output": made["Transform", "TransformGraph"].uri,
             "serving_model_dir": str(self.model),
             "model_run_dir": str(output / "tensorboard"),
+            "base_model": str(earlier) if earlier is not None else None,
             "custom_config": {
                 **trainer.custom_config(chosen, read_spec(run.log), "it is alone"),
                 trainer.CODE: "as it is",
