@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class Checkpointing(tf.keras.callbacks.Callback):
       every: Steps from one to the next.
       kept: Callbacks to keep attributes of: each with their names, of anything JSON can hold.
       stopping: Its best weights are kept too.
-      writes: Whether this process writes, and does not only read.
+      writes: Whether this process writes; of several workers the chief alone does.
     """
 
     def __init__(
@@ -176,6 +177,10 @@ class Checkpointing(tf.keras.callbacks.Callback):
         self._since = 0
         if self._writes:
             self._write(Position(self._epoch, batch + 1))
+        else:
+            # What metrics have counted is spread over the workers, and all of them add it up.
+            with tempfile.TemporaryDirectory() as scratch:
+                self._variables().write(f"{scratch}/{_VARIABLES}")
 
     def _write(self, position: Position) -> None:
         name = f"{position.epoch:05d}-{position.step:09d}"

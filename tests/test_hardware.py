@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +14,8 @@ from tiny_training import Found, finished, free_ports, start
 
 from piano_tf import hardware
 from piano_tf.errors import ConfigError
+
+Process = tuple["subprocess.Popen[str]", Path]
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +39,46 @@ def test_three_devices_learn_what_one_does(alone, log_dir, tmp_path: Path) -> No
     assert_same(found, alone, replicas=3)
 
 
-def test_two_workers_learn_what_one_does(alone, log_dir, tmp_path: Path) -> None:
+def two_workers(log_dir: Path, folder: Path, *options: str | Path) -> list[Process]:
+    """The chief and the other, with what each will write."""
     workers = [f"localhost:{port}" for port in free_ports(2)]
-    outputs = [tmp_path / f"{index}.npz" for index in range(2)]
-    processes = [
-        start(
-            log_dir,
-            output,
-            cluster={"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}},
-        )
-        for index, output in enumerate(outputs)
-    ]
-    both = [finished(*pair) for pair in zip(processes, outputs, strict=True)]
+    found = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        output = folder / f"{index}.npz"
+        cluster = {"cluster": {"worker": workers}, "task": task}
+        found.append((start(log_dir, output, *options, cluster=cluster), output))
+    return found
+
+
+def test_two_workers_learn_what_one_does(alone, log_dir, tmp_path: Path) -> None:
+    both = [finished(*worker) for worker in two_workers(log_dir, tmp_path)]
     assert [bool(found["chief"]) for found in both] == [True, False]
     for found in both:
         assert_same(found, alone, replicas=2)
+
+
+def test_two_workers_that_are_killed_go_on_from_what_the_chief_wrote(
+    log_dir, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, to where one process comes that is not killed."""
+    output = tmp_path / "alone.npz"
+    alone = finished(start(log_dir, output, "--checkpoints", tmp_path / "its"), output)
+    checkpoints = ("--checkpoints", tmp_path / "checkpoints")
+    (chief, _), (other, _) = two_workers(log_dir, tmp_path, *checkpoints, "--kill-at", "8")
+    said, _ = chief.communicate()
+    assert chief.returncode == -signal.SIGKILL, said
+    other.kill()  # it may wait for the chief for as long as it lives
+    other.communicate()
+    # Of the last two checkpoints the newest, after step 6, was written whole by the chief alone.
+    newest = max((tmp_path / "checkpoints").iterdir())
+    assert newest.name == "00001-000000002"
+    both = [finished(*worker) for worker in two_workers(log_dir, tmp_path, *checkpoints)]
+    for found in both:
+        assert len(found["steps"]) == 3 * 4 - 6
+        assert_same({**found, "steps": alone["steps"]}, alone, replicas=2)
+        np.testing.assert_allclose(found["steps"], alone["steps"][6:], rtol=2e-4, atol=2e-5)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_several_gpus_are_trained_on_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ class DataLimits(Frozen):
       highest_click_rate: Of the candidates of any split; most of what is shown is not clicked.
       least_identity: How far rows of the same id must agree in what they say of it, from 0, as by
         chance, to 1 (`tfx_pipeline/gates/identity.py`).
-      skew: Between the training and the validation split.
+      skew: Between the training and the validation split, and between that and the test split.
       drift: Between the training split that was accepted last and this run's.
     """
 

@@ -29,6 +29,7 @@ from tfx_pipeline.progress import NEWS
 
 _TRAIN, _VALIDATION, _TEST = SPLITS
 SKEW = f"{_TRAIN} and {_VALIDATION}"
+HELD_OUT_SKEW = f"{_VALIDATION} and {_TEST}"
 DRIFT = "the last accepted run and this"
 
 
@@ -166,19 +167,22 @@ def compared(
     schema: schema_pb2.Schema,
     limits: DataLimits,
 ) -> Iterator[Finding]:
-    """Skew between training and validation, and drift from what was accepted before."""
-    for where, told in (
-        (SKEW, {"serving_statistics": splits[_VALIDATION]}),
-        (DRIFT, {"previous_statistics": before} if before is not None else {}),
+    """Skew between splits that follow each other, and drift from what was accepted before."""
+    train, validation, test = (splits[split] for split in SPLITS)
+    for where, of, told in (
+        (SKEW, train, {"serving_statistics": validation}),
+        (HELD_OUT_SKEW, validation, {"serving_statistics": test}),
+        (DRIFT, train, {"previous_statistics": before} if before is not None else {}),
     ):
         if not told:
             continue
-        found = tfdv.validate_statistics(splits[_TRAIN], schema, **told)
+        found = tfdv.validate_statistics(of, schema, **told)
         for column, rule, value in told_of_comparison(found):
             yield Finding(column, where, rule, value)
-    yield from shifts(splits[_TRAIN], splits[_VALIDATION], limits.skew, SKEW)
+    yield from shifts(train, validation, limits.skew, SKEW)
+    yield from shifts(validation, test, limits.skew, HELD_OUT_SKEW)
     if before is not None:
-        yield from shifts(before, splits[_TRAIN], limits.drift, DRIFT)
+        yield from shifts(before, train, limits.drift, DRIFT)
 
 
 def write_page(page: Path, train: Statistics, other: Statistics, is_before: bool) -> None:
