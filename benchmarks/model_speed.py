@@ -10,7 +10,7 @@ whatever else), counted while one runs eagerly. Two tables:
 
   answers    PIANO on one list of so many candidates and 50 entries of history: from encoded inputs
              to logits (the model step), the same with its weights as constants and compiled by XLA
-             for these sizes, and from strings to an order (the served graph), each in a session,
+             for these sizes, and from strings to an order (the served step), each in a session,
              as a server runs it
   training   each model on 128 lists of 20 candidates and 50 entries of history: forward, backward
              and Adam, without metrics

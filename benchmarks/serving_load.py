@@ -15,7 +15,7 @@ Callers ask in a closed loop: each sends its next request when it has the answer
 requests are 16 lists of 100 candidates with 50 entries of history, made up by the model's inputs,
 and encoded once before, so that the load costs little beside the server on the same machine; one
 more row is asked through `RerankClient`, whose checks and encoding are part of what it measures.
-The model step is the same requests, as arrays, through the same graph in a session of a process of
+The served step is the same requests, as arrays, through the same graph in a session of a process of
 its own, with as many threads for an operation; it is known only where the model's folder is. Step
 and levels take turns, a part of their time each, so that what else the machine does meets them all.
 Processor time is that of the server's process, or the step's, for each answer: it also holds where
@@ -165,7 +165,7 @@ Ask = Callable[[int], Awaitable[str]]
 
 @dataclasses.dataclass
 class Level:
-    """What came of a number of callers, or of the model step.
+    """What came of a number of callers, or of the served step.
 
     Attributes:
       name: For people.
@@ -253,15 +253,15 @@ async def take_turns(
     step: subprocess.Popen[str] | None,
     args: argparse.Namespace,
 ) -> tuple[list[Level], Level]:
-    """Measures every level, the client, and the model step, some of each in every round.
+    """Measures every level, the client, and the served step, some of each in every round.
 
     Args:
       servers: What is said of a server after the number of callers -> its address and process.
       lists, requests: The same lists, as they are and encoded.
-      step: The process of the model step.
+      step: The process of the served step.
       args: See `main`.
     """
-    steps = Level("model step")
+    steps = Level("served step")
     async with contextlib.AsyncExitStack() as stack:
         ways: list[tuple[Level, Ask, int, psutil.Process | None]] = []
         for said, (address, server) in servers.items():
@@ -356,8 +356,8 @@ def table(levels: Sequence[Level], steps: Level, args: argparse.Namespace) -> st
     """Markdown."""
     first = levels[0]
     lines = [
-        "| callers | p50, ms | p99, ms | p99 / p50 | p50 / model step | answers/s | "
-        f"/ {first.name} caller | processor time / model step's | errors |",
+        "| callers | p50, ms | p99, ms | p99 / p50 | p50 / served step | answers/s | "
+        f"/ {first.name} caller | processor time / served step's | errors |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for level in levels:
@@ -380,7 +380,7 @@ def table(levels: Sequence[Level], steps: Level, args: argparse.Namespace) -> st
     ]
     if steps.took:
         said.append(
-            f"The model step in process: p50 {steps.ms(50):.1f} ms, p99 {steps.ms(99):.1f} ms, "
+            f"The served step in process: p50 {steps.ms(50):.1f} ms, p99 {steps.ms(99):.1f} ms, "
             f"processor time {steps.work_ms:.1f} ms."
         )
     return "\n".join([*lines, "", *said, ""])
