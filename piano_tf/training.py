@@ -116,7 +116,9 @@ def fit(
     ):
         model = models.build(inputs, config.model)
         toward = None
-        needs_weights = checkpoints or warm_start or config.training.mixed_precision
+        # Replicas that make a model's layers together draw other first weights than one does.
+        several = strategy.num_replicas_in_sync > 1
+        needs_weights = checkpoints or warm_start or config.training.mixed_precision or several
         if isinstance(model, models.Reranker) and needs_weights:
             model(next(iter(validation))[0])  # every layer is made here, and as it should be
             if warm_start is not None:

@@ -39,6 +39,17 @@ def test_three_devices_learn_what_one_does(alone, log_dir, tmp_path: Path) -> No
     assert_same(found, alone, replicas=3)
 
 
+def test_two_devices_train_piano_as_one_does(log_dir, tmp_path: Path) -> None:
+    """Its losses and figures; weights without a gradient but rounding go where Adam takes them."""
+    alone, found = (
+        finished(start(log_dir, output, "--model", "piano", "--cpus", f"{count}"), output)
+        for count, output in ((1, tmp_path / "one.npz"), (2, tmp_path / "two.npz"))
+    )
+    assert found["replicas"] == 2
+    for name in ("steps", *(name for name in alone if name.startswith("history "))):
+        np.testing.assert_allclose(found[name], alone[name], rtol=2e-3, atol=1e-4, err_msg=name)
+
+
 def two_workers(log_dir: Path, folder: Path, *options: str | Path) -> list[Process]:
     """The chief and the other, with what each will write."""
     workers = [f"localhost:{port}" for port in free_ports(2)]

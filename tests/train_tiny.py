@@ -17,7 +17,13 @@ import tensorflow as tf
 
 from piano_tf import metrics
 from piano_tf.checkpoints import Checkpoints, fingerprint
-from piano_tf.config import Config, EncodingConfig, ModelConfig, TrainingConfig
+from piano_tf.config import (
+    Config,
+    EncodingConfig,
+    ModelConfig,
+    PretrainingConfig,
+    TrainingConfig,
+)
 from piano_tf.data.batches import dataset
 from piano_tf.data.encoding import Encoder
 from piano_tf.data.logs import split_files
@@ -25,14 +31,19 @@ from piano_tf.hardware import choose_strategy, is_chief
 from piano_tf.metrics import NDCG, ItemAUC
 from piano_tf.training import fit
 
+# The smallest that learns, for most of the time goes into building graphs; and PIANO.
+MODELS = {
+    "dnn": ModelConfig(name="dnn", width=8, ids=True, match=False, pretraining=None),
+    "piano": ModelConfig(
+        width=8, heads=2, blocks=1, ids=True, pretraining=PretrainingConfig(width=4, folds=2)
+    ),
+}
 
-def config_of(dropout: float, seed: int) -> Config:
+
+def config_of(model: str, dropout: float, seed: int) -> Config:
     return Config(
         encoding=EncodingConfig(query_length=3, history_length=4, oov_buckets=2),
-        # The smallest that learns, for most of the time goes into building graphs.
-        model=ModelConfig(
-            name="dnn", width=8, dropout=dropout, ids=True, match=False, pretraining=None
-        ),
+        model=MODELS[model].model_copy(update={"dropout": dropout}),
         # 20 lists: the last batch has 2, and of 3 replicas one goes without.
         training=TrainingConfig(
             batch_size=6, epochs=3, learning_rate=0.01, patience=3, checkpoint_steps=3, seed=seed
@@ -61,6 +72,7 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=1, help="Logical devices, a replica each.")
     parser.add_argument("--checkpoints", type=Path)
     parser.add_argument("--kill-at", type=int, help="The step after which to die.")
+    parser.add_argument("--model", choices=MODELS, default="dnn")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eagerly", action="store_true", help="Without building graphs.")
@@ -74,7 +86,7 @@ def main() -> None:
         strategy = choose_strategy()
     tf.config.run_functions_eagerly(arguments.eagerly)
     tf.keras.utils.set_random_seed(arguments.seed)
-    config = config_of(arguments.dropout, arguments.seed)
+    config = config_of(arguments.model, arguments.dropout, arguments.seed)
     encoder = Encoder.fit(arguments.log_dir, config.encoding)
     checkpoints = None
     if arguments.checkpoints:
