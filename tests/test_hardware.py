@@ -81,7 +81,7 @@ def test_two_workers_that_are_killed_go_on_from_what_the_chief_wrote(
     assert chief.returncode == -signal.SIGKILL, said
     other.kill()  # it may wait for the chief for as long as it lives
     other.communicate()
-    # Of the last two checkpoints the newest, after step 6, was written whole by the chief alone.
+    # The newest, after step 6; every third step has one.
     newest = max((tmp_path / "checkpoints").iterdir())
     assert newest.name == "00001-000000002"
     both = [finished(*worker) for worker in two_workers(log_dir, tmp_path, *checkpoints)]

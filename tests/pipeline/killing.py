@@ -26,7 +26,7 @@ _LOOK_S = 0.05  # how often the log of a run is looked at
 
 
 @contextlib.contextmanager
-def started(variables: dict[str, str], command: Sequence[str]) -> Iterator[subprocess.Popen]:
+def _started(variables: dict[str, str], command: Sequence[str]) -> Iterator[subprocess.Popen]:
     """A run, in a process group of its own."""
     process = subprocess.Popen(
         command,
@@ -84,7 +84,7 @@ def killed_at_work(
     """
     config = PipelineConfig.from_environment(variables)
     config.run_log.unlink(missing_ok=True)
-    with started(variables, command) as process:
+    with _started(variables, command) as process:
         while process.poll() is None:
             if at_work(config) not in {None, *spared}:
                 os.killpg(process.pid, signal.SIGKILL)
