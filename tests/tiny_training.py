@@ -44,10 +44,16 @@ def finished(process: subprocess.Popen[str], output: Path) -> Found:
         return dict(found)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, for workers to meet at."""
+def clusters(count: int) -> list[dict]:
+    """TF_CONFIG of each of so many workers on this machine, the chief's first.
+
+    They meet at ports that nothing listens on.
+    """
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
+    workers = [f"localhost:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
         one.close()
-    return ports
+    return [
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        for index in range(count)
+    ]

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 from pipeline_run import CONFIG, THRESHOLDS, Run, piano, run_pipeline, written
-from tiny_training import free_ports
+from tiny_training import clusters
 from trainer_alone import Training, assert_same_models
 
 from piano_tf import NDCG, Encoder, FeatureSpec, ModelCard, ServingModule, dataset, export_model
@@ -355,16 +355,15 @@ def test_two_workers_export_what_one_exports(first_run: Run, tmp_path: Path) -> 
     config = Config.model_validate({**CONFIG, "model": {**CONFIG["model"], **changed}})
     alone = Training(run, tmp_path / "one", tmp_path / "alone", config=config)
     alone.finish()
-    addresses = [f"localhost:{port}" for port in free_ports(2)]
     workers = [
         Training(
             run,
             tmp_path / "two",
             tmp_path / f"worker-{index}",
             config=config,
-            cluster={"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}},
+            cluster=cluster,
         )
-        for index in range(2)
+        for index, cluster in enumerate(clusters(2))
     ]
     for worker in workers:
         worker.finish()
