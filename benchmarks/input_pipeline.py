@@ -52,10 +52,10 @@ class Trial:
     def __init__(self, logs: Path, home: Path) -> None:
         self.config = Config()
         spec = EncodingSpec(features=read_spec(logs), encoding=self.config.encoding)
-        graph = max(home.glob("artifacts/Transform/transform_graph/*"))
+        graph = _newest(home / "artifacts/Transform/transform_graph")
         output = tft.TFTransformOutput(str(graph))
         self.inputs = input_spec(output, spec)
-        examples = max(home.glob("artifacts/Transform/transformed_examples/*"))
+        examples = _newest(home / "artifacts/Transform/transformed_examples")
         training = self.config.training
         whole, cached = (
             encoded_dataset(
@@ -121,6 +121,11 @@ class Trial:
             metrics=metrics.default_metrics(),
         )
         return model
+
+
+def _newest(artifacts: Path) -> Path:
+    """The folder of the highest number."""
+    return max(artifacts.iterdir(), key=lambda folder: int(folder.name))
 
 
 def main() -> None:

@@ -5,9 +5,8 @@
     .venv/bin/python benchmarks/serving_load.py --model trained -- --some-option-of-piano-serve
 
 Without `--address` it starts `piano serve`, with the options after `--`, on the folder of versions
-given by `--model`, or else on a model that it trains first: PIANO with two blocks of width 64, one
-epoch on 2,000 simulated lists, whose answers are of no worth and whose work is that of any such
-model. The server is a process of its own.
+given by `--model`, or else on a model that it trains first (served_model.py). The server is a
+process of its own.
 
 With `--batching-beside` a second server, which batches, takes its turns with the first.
 
@@ -32,7 +31,6 @@ import itertools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -45,117 +43,24 @@ from typing import Any
 import grpc
 import numpy as np
 import psutil
+from served_model import (
+    LISTS,
+    OUTPUTS,
+    TIMEOUT_S,
+    columns_of,
+    encoded,
+    newest,
+    search_lists,
+    served,
+    trained,
+)
 
 from serving.client.aio import AsyncRerankClient
 from serving.client.connection import channel_to
-from serving.client.messages import (
-    METHODS,
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-    PredictRequest,
-    SignatureDefMap,
-)
-from serving.client.model_inputs import Column, pad_batch
-from serving.client.search_list import CONTRACT, SearchList
-from serving.client.tensors import DTYPES, write_tensor
+from serving.client.messages import METHODS
+from serving.client.search_list import SearchList
 
-PIANO = (sys.executable, "-c", "from piano_tf.cli import main; main()")
-CONFIG = {"model": {"width": 64, "blocks": 2}, "training": {"epochs": 1}}
-LISTS = 16
-OUTPUTS = ("order", "score", "click", "conversion", "list_click", "list_conversion")
-TIMEOUT_S = 60.0
 THREADS = "--intra-op-threads"  # of `piano serve`
-
-
-# --- a model and its server ---
-
-
-def trained(folder: Path) -> Path:
-    """A folder of versions with one model in it, trained as quickly as can be."""
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    for command in (
-        f"logs simulated --lists 2000 --output {folder}/logs",
-        f"train {folder}/logs --output {folder}/versions/1 --config {folder}/config.json",
-    ):
-        subprocess.run([*PIANO, *command.split()], check=True, stdout=subprocess.DEVNULL)
-    return folder / "versions"
-
-
-@contextlib.contextmanager
-def served(versions: Path, arguments: Sequence[str]) -> Iterator[tuple[str, psutil.Process]]:
-    """`piano serve` in a process of its own; yields its address, and it."""
-    command = [*PIANO, "serve", "--model-dir", str(versions), "--port", "0", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline().split()
-        if not said:
-            sys.exit("the server did not start")
-        address = next(word for word in said if re.fullmatch(r".+:\d+", word))
-        yield address, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-# --- what is asked ---
-
-
-def columns_of(address: str, model: str) -> dict[str, Column]:
-    """The inputs of the model on a server."""
-    path, _ = METHODS["GetModelMetadata"]
-    request = GetModelMetadataRequest(metadata_field=["signature_def"])
-    request.model_spec.name = model
-    with channel_to(grpc, address, None) as channel:
-        response = GetModelMetadataResponse.FromString(
-            channel.unary_unary(path)(
-                request.SerializeToString(), timeout=TIMEOUT_S, wait_for_ready=True
-            )
-        )
-    signatures = SignatureDefMap.FromString(response.metadata["signature_def"].value)
-    return {
-        name: Column(name, DTYPES[info.dtype], len(info.tensor_shape.dim))
-        for name, info in signatures.signature_def["serving_default"].inputs.items()
-    }
-
-
-def search_lists(
-    columns: dict[str, Column], candidates: int, history: int, seed: int = 0
-) -> list[SearchList]:
-    """Made-up lists with every column that the model takes."""
-    rng = np.random.default_rng(seed)
-
-    def values(column: Column, count: int) -> Any:
-        if column.name == "history_action":
-            return [("click", "conversion")[n % 2] for n in range(count)]
-        if column.dtype.kind == "O":
-            return [f"{column.name.split('_')[-1]}-{n}" for n in rng.integers(0, 3000, count)]
-        if column.dtype.kind == "f":
-            return rng.random(count).round(3).tolist()
-        return rng.integers(0, 10**9, count).tolist()
-
-    made = []
-    for number in range(LISTS):
-        row: dict[str, Any] = {}
-        for column in columns.values():
-            count = candidates if column.along == "item_id" else history
-            row[column.name] = values(column, count) if column.rank == 2 else values(column, 1)[0]
-        row = {"user_id": "ada", "query": "soul", **row, "list_id": f"list-{number}"}
-        own = {name: row.pop(name) for name in CONTRACT if name in row}
-        made.append(SearchList(**own, features=row))
-    return made
-
-
-def encoded(lists: Sequence[SearchList], columns: dict[str, Column], model: str) -> list[bytes]:
-    """Each list as a request of its own."""
-    requests = []
-    for search_list in lists:
-        request = PredictRequest(output_filter=OUTPUTS)
-        request.model_spec.name = model
-        for name, array in pad_batch([search_list], columns).items():
-            write_tensor(array, request.inputs[name])
-        requests.append(request.SerializeToString())
-    return requests
 
 
 # --- what is measured ---
@@ -386,12 +291,6 @@ def table(levels: Sequence[Level], steps: Level, args: argparse.Namespace) -> st
     return "\n".join([*lines, "", *said, ""])
 
 
-def newest(versions: Path) -> Path:
-    """The folder of the version that is served."""
-    numbered = [child for child in versions.iterdir() if child.name.isdecimal() and child.is_dir()]
-    return max(numbered, key=lambda child: int(child.name))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--address", help="Of a server that is up; else one is started.")
@@ -406,10 +305,10 @@ def main() -> None:
         "--batching-beside", action="store_true", help="A second server, with --batching."
     )
     parser.add_argument("--output", type=Path, help="File for the table.")
-    args, serve_options = parser.parse_known_args()
-    serve_options = serve_options[1:] if serve_options[:1] == ["--"] else serve_options
-    if args.address and (serve_options or args.batching_beside):
-        given = serve_options or ["--batching-beside"]
+    parser.add_argument("serve", nargs="*", help="Options of `piano serve`, after --.")
+    args = parser.parse_args()
+    if args.address and (args.serve or args.batching_beside):
+        given = args.serve or ["--batching-beside"]
         parser.error(f"{given}: options of a server that is up already")
 
     with contextlib.ExitStack() as stack:
@@ -418,15 +317,16 @@ def main() -> None:
         if args.address is None:
             if versions is None:
                 versions = trained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            servers = {"": stack.enter_context(served(versions, serve_options))}
+            servers = {"": stack.enter_context(served(versions, args.serve))}
         if args.batching_beside:
-            second = served(versions, [*serve_options, "--batching"])
+            second = served(versions, [*args.serve, "--batching"])
             servers[", batched"] = stack.enter_context(second)
         columns = columns_of(servers[""][0], args.name)
         lists = search_lists(columns, args.candidates, args.history)
         requests = encoded(lists, columns, args.name)
         if versions is not None:
-            threads = dict(itertools.pairwise(serve_options)).get(THREADS, "1")
+            said = itertools.chain.from_iterable(one.split("=", 1) for one in args.serve)
+            threads = dict(itertools.pairwise(said)).get(THREADS, "1")
             step = stack.enter_context(step_process(newest(versions), requests, threads))
         levels, steps = asyncio.run(take_turns(servers, lists, requests, step, args))
     text = table(levels, steps, args)

@@ -4,11 +4,11 @@
     .venv/bin/python benchmarks/soak.py --seconds 300 --rate 10 -- --some-option-of-piano-serve
 
 Starts `piano serve`, with the options after `--`, on a copy of the newest version in `--model`, or
-else on a model that it trains first, as serving_load.py does. Requests are due at a steady rate,
+else on a model that it trains first (served_model.py). Requests are due at a steady rate,
 in turns from 8 callers, each with a connection of its own; a caller sends its next one when it is
 due, or at once if the last answer came later than that. An answer's time counts from when its
 request was due, so that a server which falls behind looks as slow as it is to those who wait. Lists
-are those of serving_load.py; every tenth request is a list of another length. Every ten minutes the
+are those of served_model.py; every tenth request is a list of another length. Every ten minutes the
 model is pushed again under the next number, and the folders of those before it are removed.
 
 Prints a row for each minute: the version that answered, the answers and what they took, those that
@@ -38,7 +38,7 @@ import numpy as np
 import psutil
 from matplotlib.figure import Figure
 from measuring import from_nothing, markdown, usage, write
-from serving_load import TIMEOUT_S, columns_of, encoded, newest, search_lists, served, trained
+from served_model import TIMEOUT_S, columns_of, encoded, newest, search_lists, served, trained
 
 from piano_tf.pages import COLOURS
 from serving.client.messages import METHODS, PredictResponse

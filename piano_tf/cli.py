@@ -241,7 +241,8 @@ def days(
 ) -> None:
     """The lists of LOGS day by day, each cut in time: what a daily pipeline reads.
 
-    Days that are there already stay; `piano pipeline --logs OUTPUT` runs on the newest.
+    LOGS of tomorrow alone add tomorrow; a day that is there already is an error, unless it may be
+    overwritten. `piano pipeline --logs OUTPUT` runs on the newest.
     """
     from piano_tf.data.days import write_days
     from piano_tf.data.splits import ByShare
@@ -717,7 +718,7 @@ def rerank(address: str, log_dir: Path, split: str, list_id: str | None, timeout
     from piano_tf.data.logs import find_list, read_spec
     from piano_tf.features import LABELS
     from serving.client import RequestError, RerankClient, RerankError, SearchList
-    from serving.client.table import reranking_table
+    from serving.reranking_table import reranking_table
 
     read_spec(log_dir)
     row = find_list(log_dir, split, list_id)

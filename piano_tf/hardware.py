@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from piano_tf.cluster import VARIABLE, workers
 from piano_tf.errors import ConfigError, PianoError
-
-_CLUSTER = "TF_CONFIG"
 
 
 @functools.cache
@@ -37,36 +35,17 @@ def choose_strategy() -> tf.distribute.Strategy:
       ConfigError: TF_CONFIG is not what TensorFlow expects.
       PianoError: There are several workers, and TensorFlow has been used before.
     """
-    if len(_workers(os.environ)) > 1:
+    if len(workers(os.environ)) > 1:
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
             raise PianoError(
-                f"{_CLUSTER} names several workers, and TensorFlow has been used before they could "
+                f"{VARIABLE} names several workers, and TensorFlow has been used before they could "
                 "meet; expected piano_tf.hardware.choose_strategy() before anything else"
             ) from error
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
-
-
-def _workers(environment: Mapping[str, str]) -> list[str]:
-    """Addresses of all that train together; none where nothing is said.
-
-    >>> _workers({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"], "ps": ["c:1"]}}'})
-    ['a:1', 'b:1']
-    >>> _workers({})
-    []
-    """
-    text = environment.get(_CLUSTER) or "{}"
-    try:
-        cluster = json.loads(text).get("cluster", {})
-        return [*cluster.get("chief", []), *cluster.get("worker", [])]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"environment variable {_CLUSTER}: got {text!r}, expected JSON with a 'cluster' of "
-            "'chief' and 'worker' addresses"
-        ) from error
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -2,7 +2,7 @@
 # The whole path: logs, the TFX pipeline, a pushed model, a server, one re-ranked list over gRPC.
 #   DATASET  simulated (default) or lastfm
 #   DATA     folder of the published files, for lastfm
-#   LISTS    how many lists to simulate
+#   LISTS    how many lists to simulate, 20000 unless set; of few no model may be good enough to serve
 #   WORLD    JSON of a SimulationConfig, instead of LISTS
 #   OUTPUT   folder of all that is written
 set -euo pipefail
@@ -35,7 +35,7 @@ step "2/4  pipeline"
 $piano pipeline --logs "$output/logs" --home "$output/pipeline"
 
 if [ ! -d "$output/pipeline/pushed" ]; then
-  echo "error: no model has been blessed yet, so there is none to serve; see the summary above." >&2
+  echo "error: no model has been blessed yet, so there is none to serve; see the summary above. Of few lists too little may be learnt." >&2
   exit 1
 fi
 step "3/4  server"

@@ -16,7 +16,7 @@ PACKAGES = ("piano_tf", "serving", "tfx_pipeline")
 
 # From the ground up. A module may know of its own floor and of those below.
 FLOORS = [
-    {"errors", "disk", "files", "config", "pages", "hardware"},
+    {"errors", "disk", "files", "config", "pages", "cluster", "hardware"},
     {"features"},
     {"masks", "layers", "losses", "metrics", "optimizer", "rerank"},
     {"data", "simulation", "models", "pretraining", "calibration", "propensity"}

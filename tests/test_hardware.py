@@ -13,6 +13,7 @@ import tensorflow as tf
 from tiny_training import Found, clusters, finished, start
 
 from piano_tf import hardware
+from piano_tf.cluster import workers
 from piano_tf.errors import ConfigError
 
 Worker = tuple["subprocess.Popen[str]", Path]
@@ -109,4 +110,4 @@ def test_steps_of_several_replicas_are_not_compiled() -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {"worker": 3}}'])
 def test_a_cluster_that_is_none_is_one_sentence(text: str) -> None:
     with pytest.raises(ConfigError, match="environment variable TF_CONFIG: got "):
-        hardware._workers({"TF_CONFIG": text})
+        workers({"TF_CONFIG": text})

@@ -6,19 +6,19 @@ PIANO_LOGS=logs PIANO_HOME=run tfx run create --engine=local --pipeline_name=pia
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
+from piano_tf.cluster import VARIABLE, workers
 from piano_tf.disk import full_disk
-from piano_tf.errors import PianoError
+from piano_tf.errors import ConfigError, PianoError
 from tfx_pipeline.configs import PipelineConfig
+from tfx_pipeline.home_lock import alone
 from tfx_pipeline.progress import quiet
 
 
@@ -28,9 +28,11 @@ def run(config: PipelineConfig) -> None:
     That a gate refuses the model is no error: `outcome.json` (`run_folder.py`) says so.
 
     Raises:
-      PianoError: A stage failed, and the message says which and why; or another run is at work in
-        the same home.
+      PianoError: A stage failed, and the message says which and why; another run is at work in the
+        same home; or TF_CONFIG names several workers, of which this process would be one in every
+        stage.
     """
+    _require_one_worker()
     with alone(config.home), quiet(config.run_log) as lines:
         from tfx_pipeline.naming_runner import NamingRunner
         from tfx_pipeline.pipeline import create_pipeline
@@ -61,18 +63,12 @@ def run(config: PipelineConfig) -> None:
         console.print(line, markup=False)
 
 
-@contextlib.contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Holds a pipeline's home, which the end of the process lets go of too, however it comes."""
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PianoError(
-                f"{home}: another run is at work there; expected one at a time"
-            ) from error
-        yield
+def _require_one_worker() -> None:
+    if len(together := workers(os.environ)) > 1:
+        raise ConfigError(
+            f"environment variable {VARIABLE}: names {len(together)} workers, expected one, for "
+            "all stages run in this process (docs/hardware.md says what trains on several)"
+        )
 
 
 def _reason(error: Exception, config: PipelineConfig) -> str:

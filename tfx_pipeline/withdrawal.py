@@ -13,8 +13,8 @@ from tfx.utils import path_utils
 from piano_tf.errors import PianoError
 from tfx_pipeline.configs import Home
 from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, WITHDRAWN
+from tfx_pipeline.home_lock import alone
 from tfx_pipeline.lineage import MODEL_GATE, PUSHED_VERSION, RUN, open_store, stage_of
-from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version, same_files, whole_versions
 from tfx_pipeline.run_folder import folder_of, mark_withdrawn
 

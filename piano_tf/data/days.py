@@ -41,8 +41,7 @@ def write_days(
 ) -> dict[dt.date, LogSummary]:
     """Writes the lists of a log to `output/YYYY-MM-DD`, each day (UTC) cut in time for itself.
 
-    Days that are there already stay, so that tomorrow's log can be added to them. On a fault no day
-    is written.
+    A log of tomorrow alone adds tomorrow to the days that are there. On a fault no day is written.
 
     Args:
       log_dir: A log.

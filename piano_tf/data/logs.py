@@ -62,7 +62,10 @@ def split_files(log_dir: Path, split: str) -> list[Path]:
     """
     files = sorted((Path(log_dir) / split).glob("*.parquet"))
     if not files:
-        raise LogError("expected *.parquet files", source=str(Path(log_dir) / split))
+        raise LogError(
+            "expected *.parquet files, as in a log that `piano logs` wrote",
+            source=str(Path(log_dir) / split),
+        )
     return files
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from permuted_lists import (
+    READS_IN_ORDER,
+    moved_inputs,
+    moved_outputs,
+    places_of,
+    ranks,
+)
 
-from piano_tf import layers, models
+from piano_tf import models
 from piano_tf.config import ModelConfig
 from piano_tf.data.batches import labels_of
 from piano_tf.data.encoding import Encoder
@@ -33,8 +39,6 @@ LISTS, LONGEST = 12, 6
 FEW = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Where a law cannot hold by design; tests/models/test_rivals.py has what holds in its place.
-FIRST_STAGE = "its only input is the rank"
-READS_IN_ORDER = {"dlcm": "it reads the list in the order of ranks", "first_stage": FIRST_STAGE}
 NO_POSITIONS = {
     "mir": "its candidates are a set: only their scores and features tell of the first stage",
     "setrank": "its candidates are a set: only their scores and features tell of the first stage",
@@ -261,15 +265,6 @@ def test_other_lists_have_no_part_in_what_is_predicted_for_one(model, batch: Bat
 # --- permutations ---
 
 
-def places_of(order: list[int], mask: tf.Tensor) -> np.ndarray:
-    """[B, N] a permutation of the longest list in each list: padding stays at the end."""
-    found = [
-        [place for place in order if real[place]] + np.flatnonzero(~real).tolist()
-        for real in mask.numpy()
-    ]
-    return np.array(found)
-
-
 @FEW
 @given(order=st.permutations(range(LONGEST)))
 @example(order=[4, 2, 0, 5, 1, 3])
@@ -279,23 +274,9 @@ def test_permuting_candidates_with_their_ranks_permutes_the_scores(
     """The initial rank is the place in the list: where candidates move, the inputs' ranks do."""
     skip_where(name, READS_IN_ORDER)
     places = places_of(order, mask_of(batch, Axis.ITEM))
-    moved = {
-        name: tf.gather(values, places, axis=1, batch_dims=1)
-        if name.startswith(("initial_score", "item_"))
-        else values
-        for name, values in batch.items()
-    }
-    original = layers.ListInputEncoder.call
-
-    def with_ranks(self, batch, training=None) -> layers.ListInputs:
-        return original(self, batch, training)._replace(rank=tf.constant(places, tf.int32))
-
-    with mock.patch.object(layers.ListInputEncoder, "call", with_ranks):
+    moved, wanted = moved_inputs(batch, places), moved_outputs(expected, places)
+    with ranks(places):
         found = model(moved)
-    wanted = {
-        name: tf.gather(values, places, axis=1, batch_dims=1) if values.shape.rank == 2 else values
-        for name, values in expected.items()
-    }
     assert_same_outputs(real_of(found, moved), real_of(wanted, moved))
 
 

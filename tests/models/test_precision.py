@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
+from permuted_lists import READS_IN_ORDER, moved_inputs, moved_outputs, places_of, ranks
 
 from piano_tf import models
 from piano_tf.config import ModelConfig
@@ -66,9 +67,19 @@ LOUDER = {"ple": 1.5, "setrank": 2.0}
 
 
 class Computed(NamedTuple):
-    """A model's answers in a setting, and in float32 without XLA."""
+    """A model's answers in a setting, and in float32 without XLA.
 
+    Attributes:
+      name: Of the model.
+      answer: In the setting.
+      made: The same, compiled once more where it is compiled.
+      plain: In float32.
+      tolerance: The setting's.
+    """
+
+    name: str
     answer: Callable[[Batch], Batch]
+    made: Callable[[], Callable[[Batch], Batch]]
     plain: Callable[[Batch], Batch]
     tolerance: float
 
@@ -94,8 +105,11 @@ def computed(request, encoder: Encoder, batch: Batch, tiny_model: ModelConfig) -
         model = models.build(encoder.inputs, config)
         model(batch)
     model.set_weights(plain.get_weights())
-    answer = tf.function(lambda given: model(given), jit_compile=True) if setting.xla else model
-    return Computed(answer, plain, setting.tolerance)
+
+    def made() -> Callable[[Batch], Batch]:
+        return tf.function(lambda given: model(given), jit_compile=True) if setting.xla else model
+
+    return Computed(name, made(), made, plain, setting.tolerance)
 
 
 def assert_close(found: Batch, expected: Batch, mask: tf.Tensor, tolerance: float) -> None:
@@ -132,6 +146,25 @@ def test_other_lists_change_nothing(computed: Computed, batch: Batch) -> None:
     expected = {name: tf.gather(v, order) for name, v in computed.answer(batch).items()}
     mask = mask_of(turned, Axis.ITEM).numpy()
     assert_close(computed.answer(turned), expected, mask, computed.tolerance)
+
+
+def test_permuting_candidates_with_their_ranks_permutes_the_scores(computed, batch: Batch) -> None:
+    if computed.name in READS_IN_ORDER:
+        pytest.skip(f"{computed.name}: {READS_IN_ORDER[computed.name]}")
+    places = places_of((4, 2, 0, 5, 1, 3), mask_of(batch, Axis.ITEM))
+    moved = moved_inputs(batch, places)
+    with ranks(places):
+        found = computed.made()(moved)
+    expected = moved_outputs(computed.answer(batch), places)
+    assert_close(found, expected, mask_of(moved, Axis.ITEM).numpy(), computed.tolerance)
+
+
+def test_one_unseen_candidate_of_a_listener_without_history(computed, encoder, tiny) -> None:
+    row = tiny.row(1, candidates=1, history=0) | {"item_id": ["new"], "query": "unheard of"}
+    one = encoder(tiny.raw([row]))
+    assert one["history_item_id"].shape == (1, 0)
+    mask = mask_of(one, Axis.ITEM).numpy()
+    assert_close(computed.answer(one), computed.plain(one), mask, computed.tolerance)
 
 
 def test_conversion_is_never_likelier_than_click(computed: Computed, batch: Batch) -> None:

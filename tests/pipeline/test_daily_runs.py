@@ -25,7 +25,6 @@ from pipeline_run import (
 from trainer_alone import Training, assert_same_models
 
 from piano_tf.data.days import days_in
-from piano_tf.errors import ConfigError
 from piano_tf.warm_start import Earlier
 from tfx_pipeline.configs import PipelineConfig, environment
 from tfx_pipeline.lineage import read_lineage
@@ -207,47 +206,3 @@ def test_each_day_starts_from_the_day_before_and_what_is_served_follows(
     assert len([*daily.config.pushed.iterdir()]) == 4
     for version in (monday, tuesday, wednesday, again):
         assert "serving_default" in tf.saved_model.load(str(version)).signatures
-
-
-def test_what_a_run_is_asked_for_is_checked_before_it_begins(tmp_path: Path) -> None:
-    for name in ("2026-07-01", "2026-07-03", "2026-07-02", "notes"):
-        (tmp_path / "days" / name).mkdir(parents=True)
-    asked = environment(logs=tmp_path / "days", home=tmp_path / "run")
-    chosen = PipelineConfig.from_environment(asked)
-    assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 3), 7, True)
-    assert chosen.log == tmp_path / "days" / "2026-07-03"
-    more = {"PIANO_DAY": "2026-07-02", "PIANO_WINDOW": "2", "PIANO_WARM_START": "0"}
-    more["PIANO_BEAM_ARGS"] = "--direct_num_workers=2 '--job_name=lists of today'"
-    chosen = PipelineConfig.from_environment(asked | more)
-    assert chosen.beam_args == ("--direct_num_workers=2", "--job_name=lists of today")
-    assert chosen.beam_options == [*chosen.beam_args, "--sdk_container_image=none"]
-    for given, more in (
-        ("--runner=FlinkRunner", []),
-        ("--runner=DirectRunner", ["--sdk_container_image=none"]),
-        ("--sdk_container_image=ours", []),
-    ):
-        options = PipelineConfig.from_environment(asked | {"PIANO_BEAM_ARGS": given}).beam_options
-        assert options == [given, *more]
-    assert (chosen.day, chosen.window, chosen.warm_start) == (dt.date(2026, 7, 2), 2, False)
-    for name, value, sentence in (
-        ("PIANO_DAY", "2026-07-04", "has no such day; expected one of the 3 from 2026-07-01 to "),
-        ("PIANO_DAY", "2024-02-30", "day 2024-02-30: \\S+ has no such day; expected one of the 3 "),
-        ("PIANO_WINDOW", "0", "got '0', expected a number of days, at least 1"),
-        ("PIANO_WARM_START", "yes", "got 'yes', expected 1 or 0"),
-        ("PIANO_BEAM_ARGS", "--job_name='of", "expected options separated by spaces, quoted"),
-        ("PIANO_SCHEMA", "gone.pbtxt", "schema gone.pbtxt: cannot be read"),
-    ):
-        with pytest.raises(ConfigError, match=sentence):
-            PipelineConfig.from_environment(asked | {name: value})
-
-    done = piano("pipeline", "--logs", tmp_path / "days", "--home", tmp_path / "run", "--day", "30")
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"error: day 30: {tmp_path / 'days'} has no such day; expected one of the 3 from "
-        "2026-07-01 to 2026-07-03\n"
-    )
-
-    one_log = environment(logs=tmp_path / "days" / "notes", home=tmp_path / "run")
-    assert PipelineConfig.from_environment(one_log).day is None
-    with pytest.raises(ConfigError, match="is no folder of days"):
-        PipelineConfig.from_environment(one_log | {"PIANO_DAY": "2026-07-01"})

@@ -35,8 +35,8 @@ from small_disk import SmallDisk
 from trainer_alone import Training, assert_same_models
 
 from tfx_pipeline.configs import PipelineConfig, environment
+from tfx_pipeline.home_lock import alone
 from tfx_pipeline.lineage import open_store, read_lineage, stage_of
-from tfx_pipeline.local_runner import alone
 from tfx_pipeline.pushing import newest_version
 from tfx_pipeline.summary import read_summary
 

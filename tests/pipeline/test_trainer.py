@@ -45,13 +45,6 @@ def test_trainer_is_told_why_it_would_start_from_scratch(
     assert json.loads(trainer.exec_properties["custom_config"])["no_start"] == why
 
 
-def test_beam_is_given_what_a_run_asks_for(log_dir: Path, tmp_path: Path) -> None:
-    asked = "--direct_num_workers=3"
-    config = PipelineConfig(logs=log_dir, home=tmp_path / "home", beam_args=(asked,))
-    assert create_pipeline(config).beam_pipeline_args == config.beam_options
-    assert asked in config.beam_options
-
-
 @pytest.fixture(scope="module")
 def config(tiny_model: ModelConfig, encoder: Encoder) -> Config:
     model = tiny_model.model_copy(update={"name": "dnn", "pretraining": None})

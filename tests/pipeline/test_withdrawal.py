@@ -26,8 +26,8 @@ from tfx_pipeline.configs import PIPELINE_NAME, Home, Thresholds
 from tfx_pipeline.gates import model as model_gate
 from tfx_pipeline.gates.blessing import BLESSED, MODEL_ID, is_withdrawn
 from tfx_pipeline.gates.model import COMPARISON_FILE, Comparison, ModelGate
+from tfx_pipeline.home_lock import alone
 from tfx_pipeline.lineage import RUN, open_store
-from tfx_pipeline.local_runner import alone
 from tfx_pipeline.origin import stamp
 from tfx_pipeline.resolvers import LastBlessedModel
 from tfx_pipeline.run_folder import BLESSED_SENTENCE, CARD_FILE, folder_of, pushed_sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import subprocess
 import sys
@@ -162,3 +163,19 @@ def test_every_caller_gets_an_order_and_the_client_recovers(model_dir: Path) -> 
     if margin >= TIMEOUT_S:
         pytest.skip(f"the machine made a thread wait for {lateness.worst:.1f} s: nothing to tell")
     assert load.slowest <= TIMEOUT_S + margin
+
+
+def test_the_benchmark_of_it(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("killed_server")
+    quick = ["--kills", "1", "--each", "3", "--away-s", "0.2", "--timeout-ms", "3000"]
+    monkeypatch.setattr(sys, "argv", ["killed_server", "--model", str(model_dir), *quick])
+    assert benchmark.main() == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[2].strip() for row in rows] == ["up", "away", "starting", "back"]
+    assert {row.count("|") for row in rows} == {header.count("|")}
+    up, _, _, back = (row.split("|") for row in rows)
+    assert int(up[3]) >= CALLERS * 3
+    assert int(back[3]) >= CALLERS

@@ -118,6 +118,23 @@ class TestPredict:
         np.testing.assert_allclose(outputs["score"].float_val, SCORES.ravel(), rtol=1e-6)
         assert list(outputs["order"].int_val) == np.ravel(ORDER).tolist()
 
+    def test_the_server_knows_how_long_a_caller_waits(
+        self, server: ModelServer, predictions: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it then does with a call that waits too long: test_running.py, test_batching.py."""
+        left = []
+        run = server.api.run
+
+        def seen(*arguments: Any) -> Any:
+            left.append(arguments[-1].seconds_left())
+            return run(*arguments)
+
+        monkeypatch.setattr(server.api, "run", seen)
+        predictions.Predict(predict_request(), timeout=60)
+        predictions.Predict(predict_request())
+        assert 0 < left[0] <= 60
+        assert left[1] is None
+
     def test_every_kind_of_output(self, predictions: Any) -> None:
         inputs = {"pair": np.array([2.0, -4.0]), "scale": np.float64(3.0)}
         outputs = arrays(predictions.Predict(predict_request(inputs, signature_name="scale")))

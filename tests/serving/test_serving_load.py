@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stub_server import StubServer
 
-ROOT = Path(__file__).parents[2]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def load() -> Any:
-    path = ROOT / "benchmarks" / "serving_load.py"
-    spec = importlib.util.spec_from_file_location("serving_load", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["serving_load"] = module
-    spec.loader.exec_module(module)
-    return module
+def load() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("serving_load")
 
 
 def rows_of(table: str) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import adding_model
 import pytest
 
-from benchmarks.serving_load import served
+from benchmarks.served_model import served
 from serving.server import ModelServer, ServerOptions, ServingError, Threads
 
 

@@ -147,7 +147,7 @@ def against_limits(statistics: Statistics, limits: DataLimits, split: str) -> It
     """What is implausible in a split taken alone."""
     rate = click_rate(statistics)
     if not rate <= limits.highest_click_rate:
-        rule = f"click rate at most {limits.highest_click_rate:g}"
+        rule = f"click rate at most {limits.highest_click_rate:g} (data.highest_click_rate)"
         yield Finding("click", split, rule, f"{rate:.4g}")
 
 
@@ -157,7 +157,10 @@ def unidentified(log_dir: Path, least: float) -> Iterator[Finding]:
         for split in SPLITS:
             found = identity.identity(log_dir, split, id_column, feature)
             if found is not None and not found >= least:
-                rule = f"the same {id_column!r}, the same value; identity at least {least:g}"
+                rule = (
+                    f"the same {id_column!r}, the same value; identity at least {least:g} "
+                    "(data.least_identity)"
+                )
                 yield Finding(feature, split, rule, f"{found:.3f}")
 
 
@@ -179,10 +182,10 @@ def compared(
         found = tfdv.validate_statistics(of, schema, **told)
         for column, rule, value in told_of_comparison(found):
             yield Finding(column, where, rule, value)
-    yield from shifts(train, validation, limits.skew, SKEW)
-    yield from shifts(validation, test, limits.skew, HELD_OUT_SKEW)
+    yield from shifts(train, validation, limits.skew, SKEW, "data.skew")
+    yield from shifts(validation, test, limits.skew, HELD_OUT_SKEW, "data.skew")
     if before is not None:
-        yield from shifts(before, train, limits.drift, DRIFT)
+        yield from shifts(before, train, limits.drift, DRIFT, "data.drift")
 
 
 def write_page(page: Path, train: Statistics, other: Statistics, is_before: bool) -> None:

@@ -22,13 +22,16 @@ _ITEM = "item_id"
 _NOISE = 3.0
 
 
-def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> Iterator[Finding]:
+def shifts(
+    left: Statistics, right: Statistics, limits: Shift, where: str, key: str
+) -> Iterator[Finding]:
     """What differs more between two sets of lists than it may.
 
     Args:
       left, right: Their statistics.
       limits: How much may differ.
       where: The two sides, in words.
+      key: Of the limits among the thresholds.
     """
     for column, measure, limit, what in (
         (CLICK, click_rate, limits.click_rate, "click rate"),
@@ -39,7 +42,7 @@ def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> It
             yield Finding(
                 column,
                 where,
-                f"{what} within a factor of {limit:g}",
+                f"{what} within a factor of {limit:g} ({key}.{measure.__name__})",
                 f"{before:.4g} and {after:.4g}",
             )
     factor = conversion_shift(left, right)
@@ -48,12 +51,14 @@ def shifts(left: Statistics, right: Statistics, limits: Shift, where: str) -> It
         yield Finding(
             CONVERSION,
             where,
-            f"odds after a click within a factor of {limits.conversion_odds:g}, beyond noise",
+            f"odds after a click within a factor of {limits.conversion_odds:g}, beyond noise "
+            f"({key}.conversion_odds)",
             f"{before:.4g} and {after:.4g} per click",
         )
     distance = item_distance(left, right)
     if not distance <= limits.items:
-        yield Finding(_ITEM, where, f"total variation at most {limits.items:g}", f"{distance:.3f}")
+        rule = f"total variation at most {limits.items:g} ({key}.items)"
+        yield Finding(_ITEM, where, rule, f"{distance:.3f}")
 
 
 def click_rate(statistics: Statistics) -> float:
