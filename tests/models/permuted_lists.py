@@ -12,9 +12,11 @@ import tensorflow as tf
 from piano_tf import layers
 from piano_tf.data.encoding import Batch
 
-FIRST_STAGE = "its only input is the rank"
-# Models that read more of a rank than its number.
-READS_IN_ORDER = {"dlcm": "it reads the list in the order of ranks", "first_stage": FIRST_STAGE}
+# Models of which the law of permutations cannot hold, by design.
+READS_IN_ORDER = {
+    "dlcm": "it reads the list in the order of ranks",
+    "first_stage": "its only input is the rank",
+}
 
 
 def places_of(order: Sequence[int], mask: tf.Tensor) -> np.ndarray:
