@@ -132,7 +132,8 @@ class TestPredict:
         monkeypatch.setattr(server.api, "run", seen)
         predictions.Predict(predict_request(), timeout=60)
         predictions.Predict(predict_request())
-        assert 0 < left[0] <= 60
+        # gRPC sends a deadline rounded up, so a little more than 60 seconds may be left.
+        assert 0 < left[0] < 61
         assert left[1] is None
 
     def test_every_kind_of_output(self, predictions: Any) -> None:
