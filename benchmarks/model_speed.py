@@ -12,8 +12,9 @@ whatever else), counted while one runs eagerly. Two tables:
              to logits (the model step), the same with its weights as constants and compiled by XLA
              for these sizes, and from strings to an order (the served step), each in a session,
              as a server runs it
-  training   each model on 128 lists of 20 candidates and 50 entries of history: forward, backward
-             and Adam, without metrics
+  training   each model on 128 lists of 20 candidates and 50 entries of history, and the blocks of
+             attention alone (`encoder`) on vectors of as many: forward, backward and Adam, without
+             metrics
 
 Models have the width and the blocks that `--width` and `--blocks` say, and else their defaults.
 
@@ -51,6 +52,7 @@ from piano_tf.data.logs import write_log
 from piano_tf.data.splits import ByShare
 from piano_tf.export import ServingModule
 from piano_tf.features import LABELS, Axis
+from piano_tf.layers import SelfAttentionBlock
 from piano_tf.losses import RerankingLoss
 from piano_tf.optimizer import FusedAdam
 from piano_tf.simulation import SimulationConfig, simulate
@@ -265,6 +267,35 @@ def trainings(world: World, configs: Mapping[str, ModelConfig]) -> dict[str, dic
     return {name: {"training step": step} for name, step in steps.items() if step.count}
 
 
+def encoder_training(config: ModelConfig) -> Step:
+    """The same of the blocks alone, between random vectors and a loss that only sums."""
+    blocks = [
+        SelfAttentionBlock(config.width, config.heads, config.dropout) for _ in range(config.blocks)
+    ]
+    vectors, weights = (tf.random.normal([LISTS, TRAINED_ON, config.width]) for _ in range(2))
+    mask = tf.fill([LISTS, TRAINED_ON], True)
+
+    def loss() -> tf.Tensor:
+        encoded = vectors
+        for block in blocks:
+            encoded = block(encoded, mask, training=True)
+        return tf.reduce_sum(encoded * weights)
+
+    loss()
+    variables = [weight for block in blocks for weight in block.trainable_weights]
+    optimizer = FusedAdam()
+    optimizer.build(variables)
+
+    def once() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            found = loss()
+        optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
+        return found
+
+    step = tf.function(once)
+    return Step(lambda: step().numpy(), multiply_adds(once))
+
+
 def training(encoder: Encoder, config: ModelConfig, batch: Batch, labels: Batch) -> Step:
     """Forward, backward and Adam on the same lists."""
     model = models.build(encoder.inputs, config)
@@ -347,7 +378,9 @@ def main() -> None:
         print(tables[-1], flush=True)
     if chosen.only != "answers":
         configs = {name: ModelConfig(name=name, **sizes) for name in models.REGISTRY}
-        tables.append(table("model", trainings(world, configs), chosen.rounds, product()))
+        found = {"encoder": {"training step": encoder_training(ModelConfig(**sizes))}}
+        found |= trainings(world, configs)
+        tables.append(table("model", found, chosen.rounds, product()))
         print(tables[-1], flush=True)
     if chosen.output:
         chosen.output.write_text("\n\n".join(tables) + "\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +93,6 @@ def fingerprint(config: Config, inputs: InputSpec, files: Iterable[str | Path]) 
                 digest.update(part)
         found.update(digest.digest())
     return found.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def restorable_dropout() -> Iterator[None]:
-    """Layers built inside drop units by generators whose state can be saved.
-
-    Keras's other random numbers come from a state that TensorFlow keeps to itself.
-    """
-    random = tf.keras.backend.experimental
-    before = random.is_tf_random_generator_enabled()
-    random.enable_tf_random_generator()
-    try:
-        yield
-    finally:
-        if not before:
-            random.disable_tf_random_generator()
 
 
 class Checkpointing(tf.keras.callbacks.Callback):
@@ -201,13 +184,7 @@ class Checkpointing(tf.keras.callbacks.Callback):
             shutil.rmtree(old)
 
     def _variables(self) -> tf.train.Checkpoint:
-        dropouts = [
-            part for part in self.model.submodules if isinstance(part, tf.keras.layers.Dropout)
-        ]
+        # What draws dropout is the model's too.
         return tf.train.Checkpoint(
-            model=self.model,
-            optimizer=self.model.optimizer,
-            metrics=self.model.metrics,
-            # Keras has no public name for the generator of a layer.
-            dropout=[part._random_generator._generator for part in dropouts],
+            model=self.model, optimizer=self.model.optimizer, metrics=self.model.metrics
         )

@@ -42,10 +42,19 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor, axis: int = -1) -> tf.Ten
     >>> masked_softmax(logits, tf.concat([mask, mask & False], axis=0)).numpy().tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    # Sums and products, for `where` is slow where shapes differ. Half of the lowest: with a logit
-    # below 0 the lowest would be no number any more.
-    real = tf.cast(mask, logits.dtype)
-    least = (1 - real) * (logits.dtype.min / 2)
+    return tf.nn.softmax(real_logits(logits, mask), axis=axis) * tf.cast(mask, logits.dtype)
+
+
+def real_logits(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Logits whose softmax is 0 at padding, where anything is real; then `masked_softmax` in one
+    product less.
+
+    Args:
+      logits: [...].
+      mask: Boolean, True = real; broadcasts to `logits`.
+    """
+    # A sum, for `where` is slow where shapes differ. Half of the lowest: with a logit below 0 the
+    # lowest would be no number any more.
+    least = (1 - tf.cast(mask, logits.dtype)) * (logits.dtype.min / 2)
     # TensorFlow's optimiser does not see what shape a sum broadcasts to, and complains of it.
-    chosen = tf.ensure_shape(logits + least, logits.shape)
-    return tf.nn.softmax(chosen, axis=axis) * real
+    return tf.ensure_shape(logits + least, logits.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import tempfile
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from piano_tf import metrics, models
 from piano_tf.calibration import Answered, calibrate
-from piano_tf.checkpoints import Checkpointing, Checkpoints, fingerprint, restorable_dropout
+from piano_tf.checkpoints import Checkpointing, Checkpoints, fingerprint
 from piano_tf.config import (
     Config,
     DebiasingConfig,
@@ -109,11 +108,7 @@ def fit(
     if config.training.xla:
         require_compilable(strategy)
     tf.keras.utils.set_random_seed(config.training.seed)
-    with (
-        strategy.scope(),
-        precision(config.training.mixed_precision),
-        restorable_dropout() if checkpoints else contextlib.nullcontext(),
-    ):
+    with strategy.scope(), precision(config.training.mixed_precision):
         model = models.build(inputs, config.model)
         toward = None
         # Replicas that make a model's layers together draw other first weights than one does.

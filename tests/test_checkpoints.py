@@ -59,11 +59,11 @@ def test_a_killed_training_ends_as_if_it_had_not_been(killed: Path, log_dir, tmp
         finished(
             start(
                 *(log_dir, tmp_path / f"{name}.npz", "--eagerly", "--dropout", "0.3"),
-                *("--checkpoints", folder),
+                *checkpoints,
             ),
             tmp_path / f"{name}.npz",
         )
-        for name, folder in (("straight", tmp_path / "checkpoints"), ("resumed", killed))
+        for name, checkpoints in (("straight", ()), ("resumed", ("--checkpoints", killed)))
     )
     assert len(straight["steps"]) == STEPS
     assert len(resumed["steps"]) == STEPS - 6

@@ -5,6 +5,7 @@ from piano_tf.layers.candidate_context import CandidateContext
 from piano_tf.layers.co_attention import CoAttention
 from piano_tf.layers.compositional_embedding import CompositionalEmbedding
 from piano_tf.layers.dense import Dense
+from piano_tf.layers.dropout import Dropout
 from piano_tf.layers.entire_space import EntireSpaceHead, entire_space_logit
 from piano_tf.layers.feed_forward import FeedForward
 from piano_tf.layers.history_attention import HistoryAttention
@@ -30,6 +31,7 @@ __all__ = [
     "CoAttention",
     "CompositionalEmbedding",
     "Dense",
+    "Dropout",
     "EntireSpaceHead",
     "FeedForward",
     "HistoryAttention",

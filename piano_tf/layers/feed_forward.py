@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
+from piano_tf.layers.dropout import Dropout
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -25,7 +26,7 @@ class FeedForward(tf.keras.layers.Layer):
         self.stack = [
             Dense(width, "relu", name=f"dense_{number}") for number, width in enumerate(self.widths)
         ]
-        self.dropout = tf.keras.layers.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def call(self, vectors: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[..., W] to [..., last width]."""

@@ -98,9 +98,7 @@ class MatchFeatures(tf.keras.layers.Layer):
         """[B, N, any] of taste and of intent, over the past items where `other` [B, N, H] is 1."""
         now, past = pretrained.spaces()
         cosine = tf.matmul(now, past, transpose_b=True) * other
-        # Zeros stand for a history that is shorter than the top.
-        top = tf.math.top_k(tf.pad(cosine, [[0, 0]] * 3 + [[0, _TOP]]), _TOP).values
-        found = [top[..., 0], tf.reduce_mean(top, axis=-1), _mean(cosine, other)]
+        found = [*_top(cosine, _TOP), _mean(cosine, other)]
         if self.queries:
             weight = real * tf.exp(_SHARPNESS * near)
             weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, axis=-1, keepdims=True))
@@ -135,6 +133,24 @@ def _log_count(where: tf.Tensor) -> tf.Tensor:
 def _largest(values: tf.Tensor) -> tf.Tensor:
     """Over the last axis, at least 0."""
     return tf.maximum(tf.reduce_max(values, axis=-1), 0.0)  # of an empty axis the largest is -inf
+
+
+def _top(values: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The largest over the last axis, and the mean of the `count` largest, as `tf.math.top_k` has
+    them; 0 stands for what is below it, or is not there.
+
+    `top_k` is slow: it sorts one row after another. Here values that are equal are taken at once.
+    """
+    size = tf.cast(tf.shape(values)[-1], values.dtype)
+    first = most = _largest(values)
+    total, left = tf.zeros_like(most), tf.fill(tf.shape(most), tf.cast(count, values.dtype))
+    for _ in range(count - 1):
+        below = tf.cast(values < most[..., tf.newaxis], values.dtype)
+        taken = tf.minimum(size - tf.reduce_sum(below, axis=-1), left)
+        total, left = total + taken * most, left - taken
+        values *= below
+        most = _largest(values)
+    return first, (total + left * most) / count
 
 
 def _mean(values: tf.Tensor, where: tf.Tensor) -> tf.Tensor:

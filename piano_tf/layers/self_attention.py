@@ -7,7 +7,8 @@ import math
 import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
-from piano_tf.masks import masked_softmax
+from piano_tf.layers.dropout import Dropout
+from piano_tf.masks import real_logits
 
 
 @tf.keras.utils.register_keras_serializable("piano_tf")
@@ -39,14 +40,15 @@ class SelfAttention(tf.keras.layers.Layer):
         self.output_projection = Dense(
             units, kernel_initializer=_within(6 / (units * (1 + heads))), name="output"
         )
-        self.dropout = tf.keras.layers.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def call(self, vectors: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Lets the entries of each list see one another.
 
         Args:
           vectors: [B, S, D], or [B S, D], one list after another.
-          mask: [B, S] boolean, True = real; nothing attends to the rest.
+          mask: [B, S] boolean, True = real; nothing attends to the rest, and a list without any
+            means nothing.
           training: Whether dropout is on.
 
         Returns:
@@ -57,7 +59,7 @@ class SelfAttention(tf.keras.layers.Layer):
         parts = tf.reshape(self.projection(vectors), [lists, size, 3, self.heads, width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))  # [B, heads, S, d]
         logits = tf.matmul(query * width**-0.5, key, transpose_b=True)
-        attention = masked_softmax(logits, mask[:, tf.newaxis, tf.newaxis])
+        attention = tf.nn.softmax(real_logits(logits, mask[:, tf.newaxis, tf.newaxis]))
         found = tf.matmul(self.dropout(attention, training=training), value)
         found = tf.reshape(tf.transpose(found, [0, 2, 1, 3]), tf.shape(vectors))
         return self.output_projection(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from piano_tf.layers.dense import Dense
+from piano_tf.layers.dropout import Dropout
 from piano_tf.layers.layer_normalization import LayerNormalization
 from piano_tf.layers.self_attention import SelfAttention
 
@@ -36,7 +37,7 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         self.output_projection = Dense(units, name="output")
         self.attention_norm = LayerNormalization(epsilon=1e-6, name="attention_norm")
         self.network_norm = LayerNormalization(epsilon=1e-6, name="network_norm")
-        self.dropout = tf.keras.layers.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def call(self, vectors: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Lets the entries of each list see one another.

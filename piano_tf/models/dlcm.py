@@ -35,7 +35,7 @@ class DLCM(Reranker):
         self.abstraction = [
             layers.Dense(c.width, "elu", name=f"abstraction_{number}") for number in range(2)
         ]
-        self.dropout = tf.keras.layers.Dropout(c.dropout)
+        self.dropout = layers.Dropout(c.dropout)
         self.gru = tf.keras.layers.GRU(
             c.width, return_sequences=True, return_state=True, name="gru"
         )
