@@ -143,7 +143,7 @@ def _top(values: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
     """
     size = tf.cast(tf.shape(values)[-1], values.dtype)
     first = most = _largest(values)
-    total, left = tf.zeros_like(most), tf.fill(tf.shape(most), tf.cast(count, values.dtype))
+    total, left = 0.0, float(count)
     for _ in range(count - 1):
         below = tf.cast(values < most[..., tf.newaxis], values.dtype)
         taken = tf.minimum(size - tf.reduce_sum(below, axis=-1), left)
