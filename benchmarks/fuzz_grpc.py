@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -22,6 +22,8 @@ _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _METHODS = (_PREDICT,) * 8 + (_METADATA, _STATUS)
+# Those that are there are asked alike.
+_SIGNATURES = ("serving_default", "explain", "select_list", "serve_examples")
 # What a caller at fault may be told; anything else is the server's fault.
 EXPECTED = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -51,22 +53,25 @@ class GrpcFuzzer:
         answer = self._calls[_METADATA](request.SerializeToString(), timeout=PATIENCE_S)
         signatures = SignatureDefMap()
         GetModelMetadataResponse.FromString(answer).metadata["signature_def"].Unpack(signatures)
-        self._good = good_request(signatures.signature_def["serving_default"], seed)
-        self._answer = self._outputs(self._ask(_PREDICT, self._good.SerializeToString()))
+        self._good = []
+        for good in good_requests(signatures.signature_def, seed):
+            whole = good.SerializeToString()
+            self._good.append((whole, self._outputs(self._ask(_PREDICT, whole))))
 
     def once(self) -> tuple[str, str | None]:
         """Sends one request; returns the status of its answer, and what should not have been."""
         kind = self._random.random()
+        whole, first = self._random.choice(self._good)
         if kind < 0.1:
-            method, received = _PREDICT, self._good.SerializeToString()
+            method, received = _PREDICT, whole
         elif kind < 0.8:
-            request = PredictRequest.FromString(self._good.SerializeToString())
+            request = PredictRequest.FromString(whole)
             for _ in range(self._random.choice([1, 1, 1, 2, 5])):
                 self._random.choice(_DAMAGES)(self._random, request)
             method, received = _PREDICT, request.SerializeToString()
         else:
             method = self._random.choice(_METHODS)
-            received = _noise(self._random, self._good.SerializeToString())
+            received = _noise(self._random, whole)
         try:
             answer = self._ask(method, received)
         except grpc.RpcError as error:
@@ -74,7 +79,7 @@ class GrpcFuzzer:
             if kind < 0.1 or error.code() not in EXPECTED or not error.details():
                 return status, f"{status}: {error.details()!r} to {received!r:.500}"
             return status, None
-        if kind < 0.1 and not self._is_first_answer(answer):
+        if kind < 0.1 and not is_same_answer(self._outputs(answer), first):
             return "OK", "a good request was answered otherwise than at first"
         return "OK", None
 
@@ -88,9 +93,6 @@ class GrpcFuzzer:
     def _outputs(self, answer: bytes) -> dict[str, np.ndarray[Any, Any]]:
         response = PredictResponse.FromString(answer)
         return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-
-    def _is_first_answer(self, answer: bytes) -> bool:
-        return is_same_answer(self._outputs(answer), self._answer)
 
 
 def is_same_answer(found: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
@@ -120,6 +122,33 @@ def _is_same_output(name: str, values: Any, first: Mapping[str, Any]) -> bool:
     return np.allclose(*scores, atol=_TOLERANCE)
 
 
+def good_requests(signatures: Mapping[str, SignatureDef], seed: int) -> Iterator[PredictRequest]:
+    """A `good_request` of each of a model's signatures."""
+    columns = good_request(signatures["serving_default"], seed)
+    for name in _SIGNATURES:
+        if name not in signatures:
+            continue
+        request = PredictRequest.FromString(columns.SerializeToString())
+        request.model_spec.signature_name = name
+        if name == "serve_examples":
+            examples = tf.make_tensor_proto([*_examples(request)])
+            request.inputs.clear()
+            request.inputs["examples"].CopyFrom(examples)
+        yield request
+
+
+def _examples(columns: PredictRequest) -> Iterator[bytes]:
+    """The lists of a `good_request` as serialized tf.Examples, which have no padding."""
+    arrays = {name: tf.make_ndarray(tensor) for name, tensor in columns.inputs.items()}
+    for row in range(2):
+        example = tf.train.Example()
+        for name, array in arrays.items():
+            values = array[row, : -1 if row == 1 else None] if array.ndim == 2 else array[[row]]
+            field = {"O": "bytes_list", "i": "int64_list", "f": "float_list"}[values.dtype.kind]
+            getattr(example.features.feature[name], field).value.extend(values)
+        yield example.SerializeToString()
+
+
 def good_request(signature: SignatureDef, seed: int) -> PredictRequest:
     """A request of two lists, one of them with padding, that any model about lists answers."""
     draw = np.random.default_rng(seed)
@@ -144,8 +173,8 @@ def _noise(draw: random.Random, good: bytes) -> bytes:
     if kind == 0:
         return draw.randbytes(draw.randrange(200))
     if kind == 1:
-        return good[: draw.randrange(len(good))]
-    place = draw.randrange(len(good))
+        return good[: draw.randrange(len(good) + 1)]
+    place = draw.randrange(len(good) + 1)
     piece = draw.randbytes(draw.randrange(1, 9))
     return good[:place] + piece + good[place + (len(piece) if kind == 2 else 0) :]
 
@@ -219,6 +248,14 @@ def _values(draw: random.Random, request: PredictRequest) -> None:
     getattr(tensor, field).extend(draw.choices(values, k=draw.choice([1, 2, 10, 100])))
 
 
+def _text(draw: random.Random, request: PredictRequest) -> None:
+    """One of a tensor's strings, which may be a whole tf.Example."""
+    texts = _tensor(draw, request).string_val
+    if texts:
+        place = draw.randrange(len(texts))
+        texts[place] = _noise(draw, texts[place])
+
+
 def _fewer_values(draw: random.Random, request: PredictRequest) -> None:
     tensor = _tensor(draw, request)
     for field, values in tensor.ListFields():
@@ -236,9 +273,7 @@ def _spec(draw: random.Random, request: PredictRequest) -> None:
     elif kind == 2:
         spec.version_label = draw.choice(["", "stable"])
     elif kind == 3:
-        spec.signature_name = draw.choice(
-            ["explain", "select_list", "serve_examples", "", "x" * 3000]
-        )
+        spec.signature_name = draw.choice([*_SIGNATURES, "", "x" * 3000])
     elif kind == 4:
         request.ClearField("model_spec")
     else:
@@ -255,6 +290,7 @@ _DAMAGES: tuple[Callable[[random.Random, PredictRequest], None], ...] = (
     _rank,
     _content,
     _values,
+    _text,
     _fewer_values,
     _spec,
 )

@@ -69,6 +69,9 @@ class RerankClient:
             first_stage_on_request_error=first_stage_on_request_error,
         )
         self._channel = channel_to(grpc, address, credentials)
+        # While no call is under way gRPC sees only every five seconds whether a server is back,
+        # unless somebody watches the connection. Of asyncio it always does.
+        self._channel.subscribe(lambda connectivity: None)
         self._methods = methods(self._channel)
 
     def wait_until_available(self, timeout_s: float) -> int:

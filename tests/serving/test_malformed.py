@@ -311,7 +311,7 @@ def test_fuzzer_finds_another_order(server: ModelServer, monkeypatch: Any) -> No
     working, calls = Plan.encode, itertools.count()
 
     def encode(plan: Plan, arrays: dict[str, Any], messages: Any) -> None:
-        if "order" in arrays and next(calls) > 0:
+        if "order" in arrays and next(calls) >= 3:  # the first answer of each signature
             arrays = {**arrays, "order": arrays["order"][:, ::-1]}
         working(plan, arrays, messages)
 
