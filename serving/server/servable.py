@@ -188,6 +188,11 @@ class Servable:
                 if self._closed:
                     raise stopping() from error
                 raise
+            except UnicodeDecodeError as error:
+                # Only a message that quotes a request's own bytes is no text, as that of an example
+                # that cannot be read.
+                said = error.object.decode("utf-8", "replace")
+                raise tf.errors.InvalidArgumentError(None, None, said) from error
 
         return Plan(self, signature, outputs, run)
 

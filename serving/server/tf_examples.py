@@ -65,10 +65,7 @@ def check_examples(
     rows = len(serialized)
     longest: dict[str, int] = {}
     for row, one in enumerate(serialized):
-        try:
-            features = Example.FromString(one).features.feature
-        except DecodeError as error:
-            raise invalid_argument(f"input {EXAMPLES} holds no tf.Example at [{row}]") from error
+        features = _features(row, one)
         lengths = {}
         # Reading a protobuf map by a missing key would add the key: hence `in`.
         for name in columns or sorted(features):
@@ -104,6 +101,18 @@ def check_examples(
                     f"{limits.list_length}",
                 )
     check_amount(shapes, limits)
+
+
+def _features(row: int, serialized: bytes) -> Any:
+    example = Example()
+    try:
+        # Of bytes that stop making sense, only a warning and the count would tell.
+        whole = example.MergeFromString(serialized) == len(serialized)
+    except DecodeError:
+        whole = False
+    if not whole:
+        raise invalid_argument(f"input {EXAMPLES} holds no tf.Example at [{row}]")
+    return example.features.feature
 
 
 def _values(feature: Any) -> Any:

@@ -58,6 +58,7 @@ def test_good_lists_pass() -> None:
     ("lists", "code", "message"),
     [
         ([b"\xff\xff"], INVALID, "input examples holds no tf.Example at [0]"),
+        ([example(), b"\x0c" + example()], INVALID, "input examples holds no tf.Example at [1]"),
         (
             [example(), example(item_year=[1959.0])],
             INVALID,
@@ -85,7 +86,17 @@ def test_good_lists_pass() -> None:
         ([example(items=0)], INVALID, "expected a list and a candidate or more"),
     ],
     ids=[
-        *("message", "short", "missing", "history", "nan", "long list", "long history", "pairs"),
+        *(
+            "message",
+            "end of a group",
+            "short",
+            "missing",
+            "history",
+            "nan",
+            "long list",
+            "long history",
+            "pairs",
+        ),
         *("values", "no candidate"),
     ],
 )

@@ -108,6 +108,17 @@ class TestPredict:
         for name, output in arrays(response).items():
             np.testing.assert_array_equal(output, by_columns[name], err_msg=name)
 
+    def test_an_example_that_only_tensorflow_cannot_read(self, predictions: Any) -> None:
+        """It knows no groups, and quotes what it cannot read, which is no text."""
+        group = b"\x1b\x08\xc0\x01\x1c"
+        request = predict_request(
+            {"examples": [_example(0) + group]}, signature_name="serve_examples"
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            predictions.Predict(request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details().startswith("Could not parse example input, value: ")
+
     def test_output_filter_selects(self, predictions: Any) -> None:
         request = predict_request()
         request.output_filter.extend(["order", "list_click"])
