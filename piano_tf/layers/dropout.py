@@ -25,10 +25,8 @@ class Dropout(tf.keras.layers.Layer):
     def __init__(self, rate: float, **kwargs) -> None:
         super().__init__(**kwargs)
         self.rate = rate
-
-    def build(self, input_shape: tf.TensorShape) -> None:
+        # Of the scope in which the model is made: each replica of a strategy draws for itself.
         self.generator = tf.random.Generator.from_seed(random.getrandbits(62))
-        super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Of any shape, and that shape."""

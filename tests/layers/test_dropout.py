@@ -18,9 +18,7 @@ MANY = (400, 501)  # units; no multiple of the four that one random number decid
 
 def made(rate: float, seed: int = 0) -> Dropout:
     tf.keras.utils.set_random_seed(seed)
-    layer = Dropout(rate)
-    layer.build(None)
-    return layer
+    return Dropout(rate)
 
 
 def kept_of(layer: Dropout, shape: tuple[int, ...] = MANY) -> np.ndarray:
