@@ -190,7 +190,9 @@ def _value(name: str, value: Any, dtype: tf.DType) -> Any:
         expected = f"an integer of {dtype.name}"
     else:
         raise _unsupported("input", name, dtype)
-    raise invalid_argument(f"input {name} holds {json.dumps(value)[:80]}, expected {expected}")
+    # An object may be nested deeper than can be told.
+    told = "an object" if isinstance(value, dict) else json.dumps(value)[:80]
+    raise invalid_argument(f"input {name} holds {told}, expected {expected}")
 
 
 def _float(value: float) -> float:

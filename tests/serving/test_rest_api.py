@@ -115,6 +115,16 @@ class TestPredict:
             assert code == 500
             assert "/no/such/file" in answer["error"]
 
+    @pytest.mark.parametrize("depth", [1, 500, 900, 960, 980])
+    def test_one_input_that_is_nested(self, server: ModelServer, depth: int) -> None:
+        """What Python's reader of JSON still takes, its writer may not."""
+        nested = b'{"a":' * depth + b"1" + b"}" * depth
+        body = b'{"signature_name": "read_lexicon", "inputs": ' + nested + b"}"
+        code, answer = ask(server, "POST", PREDICT, body)
+        assert code == 400
+        found = "input path holds an object, expected text", "JSON Parse error"
+        assert answer["error"].startswith(found)
+
     def test_text_outputs_and_bytes_by_name(self, server: ModelServer, tmp_path: Path) -> None:
         (tmp_path / "lexicon").write_text("størst")
         body = {"signature_name": "read_lexicon", "inputs": str(tmp_path / "lexicon")}
@@ -321,7 +331,7 @@ class TestQuestions:
 class TestFuzzer:
     def test_finds_nothing(self, adding: ModelServer) -> None:
         assert adding.rest_address is not None
-        outcome = fuzz(RestFuzzer, adding.rest_address, requests=1500, threads=3, seed=1)
+        outcome = fuzz(RestFuzzer, adding.rest_address, requests=1500, threads=3, seed=2)
         assert outcome.faults == []
         assert outcome.statuses.keys() >= {"200", HUNG_UP, *map(str, EXPECTED)}
 
@@ -348,7 +358,7 @@ class TestFuzzer:
         working, calls = rest_json.to_json, itertools.count()
 
         def to_json(response: PredictResponse, by_row: bool) -> Any:
-            if "order" in response.outputs and next(calls) > 0:
+            if "order" in response.outputs and next(calls) >= 3:  # the first of each signature
                 order = response.outputs["order"]
                 order.int_val[:] = [*reversed(order.int_val)]
             return working(response, by_row)
