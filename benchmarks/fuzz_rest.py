@@ -66,8 +66,9 @@ class RestFuzzer:
             columns = {name: _told(tf.make_ndarray(inputs[name])) for name in inputs}
             rows = [{name: columns[name][row] for name in columns} for row in range(2)]
             named = {"signature_name": request.model_spec.signature_name}
-            self._bodies += [{**named, "inputs": columns}, {**named, "instances": rows}]
-            good = _request(_PREDICT, json.dumps(self._bodies[-2]).encode())
+            by_column = {**named, "inputs": columns}
+            self._bodies += [by_column, {**named, "instances": rows}]
+            good = _request(_PREDICT, json.dumps(by_column).encode())
             self._good.append((good, _outputs(self._ask(good)[1])))
 
     def once(self) -> tuple[str, str | None]:

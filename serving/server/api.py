@@ -35,6 +35,7 @@ from serving.server.call import Admission, Call
 from serving.server.errors import Refusal, exhausted, invalid_argument
 from serving.server.limits import Limits
 from serving.server.metrics import UNKNOWN_MODEL, Metrics
+from serving.server.parsing import parse_whole
 from serving.server.running import Runner
 from serving.server.servable import Servable
 from serving.server.versions import Versions
@@ -281,12 +282,9 @@ class ModelApi:
             )
         request = request_type()
         try:
-            # Of bytes that stop making sense, only a warning and the count would tell.
-            read = request.MergeFromString(received)
+            parse_whole(request, received)
         except DecodeError as error:
             raise invalid_argument(f"the request is no {name}: {error}") from error
-        if read != len(received):
-            raise invalid_argument(f"the request is no {name}: byte {read} makes no sense")
         return request
 
 

@@ -15,6 +15,7 @@ from serving.columns import as_long_as, first_unequal
 from serving.server.errors import exhausted, invalid_argument
 from serving.server.limits import Limits
 from serving.server.list_signatures import Shapes, check_amount, check_shapes
+from serving.server.parsing import parse_whole
 
 EXAMPLES = "examples"
 
@@ -65,7 +66,12 @@ def check_examples(
     rows = len(serialized)
     longest: dict[str, int] = {}
     for row, one in enumerate(serialized):
-        features = _features(row, one)
+        example = Example()
+        try:
+            parse_whole(example, one)
+        except DecodeError as error:
+            raise invalid_argument(f"input {EXAMPLES} holds no tf.Example at [{row}]") from error
+        features = example.features.feature
         lengths = {}
         # Reading a protobuf map by a missing key would add the key: hence `in`.
         for name in columns or sorted(features):
@@ -101,18 +107,6 @@ def check_examples(
                     f"{limits.list_length}",
                 )
     check_amount(shapes, limits)
-
-
-def _features(row: int, serialized: bytes) -> Any:
-    example = Example()
-    try:
-        # Of bytes that stop making sense, only a warning and the count would tell.
-        whole = example.MergeFromString(serialized) == len(serialized)
-    except DecodeError:
-        whole = False
-    if not whole:
-        raise invalid_argument(f"input {EXAMPLES} holds no tf.Example at [{row}]")
-    return example.features.feature
 
 
 def _values(feature: Any) -> Any:
